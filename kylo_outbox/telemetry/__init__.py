@@ -1,0 +1,1 @@
+"""What the processes tell about themselves: every metric once, log set-up, redaction. No I/O beyond a log handler."""
