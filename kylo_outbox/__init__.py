@@ -1,0 +1,1 @@
+"""Transactional outbox between PostgreSQL, Apache Kafka and Google Sheets."""
