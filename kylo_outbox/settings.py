@@ -23,10 +23,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Names of the four older systems that belong to the event-bus API or that have lost their meaning; they are no typing errors.
+# Names of the four older systems that belong to the event-bus API; they are no typing errors.
 _BUS_NAMES = frozenset(
-    "KAFKA_CONSUMER_GROUP KAFKA_GROUP_ID KAFKA_NUM_PARTITIONS KAFKA_REPLICATION_FACTOR KAFKA_MAX_POLL_RECORDS "
-    "KAFKA_RETRIES KAFKA_BATCH_SIZE KAFKA_LINGER_MS KAFKA_COMPRESSION_TYPE KAFKA_ENABLED".split()
+    {
+        "KAFKA_CONSUMER_GROUP",
+        "KAFKA_GROUP_ID",
+        "KAFKA_NUM_PARTITIONS",
+        "KAFKA_REPLICATION_FACTOR",
+        "KAFKA_MAX_POLL_RECORDS",
+        "KAFKA_RETRIES",
+        "KAFKA_BATCH_SIZE",
+        "KAFKA_LINGER_MS",
+        "KAFKA_COMPRESSION_TYPE",
+        "KAFKA_ENABLED",
+    }
 )
 _SAFE_VALUES = {"KAFKA_ENABLE_AUTO_COMMIT": "false", "KAFKA_AUTO_OFFSET_RESET": "earliest", "KAFKA_ACKS": "all"}
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_.*)?$")

@@ -57,4 +57,4 @@ def shown(dsn: str) -> str:
         parts = conninfo_to_dict(dsn)
     except (ProgrammingError, UnicodeError, ValueError):
         return "(unreadable connection string)"
-    return make_conninfo(**{name: parts[name] for name in _SHOWN if parts.get(name)})
+    return make_conninfo(**{name: str(parts[name]) for name in _SHOWN if parts.get(name)})

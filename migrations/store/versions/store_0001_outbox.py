@@ -78,6 +78,7 @@ create table kylo.marks (
     lane smallint not null,
     low bigint not null,
     high bigint not null,
+    since timestamptz not null,
     at timestamptz not null,
     primary key (lane, high)
 );

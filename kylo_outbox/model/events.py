@@ -1,0 +1,121 @@
+"""An event: what a writer saves and what a projector receives, and the one header that ties both together."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from kylo_outbox.model.errors import Poison
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+HEADER = "kylo"
+_VERSION = "1"
+_UNPARSED: Any = object()
+
+
+class Event:
+    """One event of one topic and key.
+
+    Written: `Event(topic=..., key=..., type=..., payload=...)`; `event_id` is None until `emit` has saved it, unless
+    the caller chose one. Received: `payload` is parsed from `raw` at its first use.
+
+    Attributes:
+        topic: Name of the topic.
+        key: Company or wallet id, as text; events of one topic and key keep their commit order.
+        type: What happened, such as `TXNS_BATCH`.
+        headers: The writer's own headers, text by text.
+        event_id: Stable over repeats, replays and rebuilds.
+        outbox_id: Number of the outbox row; None for records of other producers.
+        created_at: When the writer emitted it (for received events: the record's time stamp).
+    """
+
+    __slots__ = ("_payload", "_raw", "created_at", "event_id", "headers", "key", "outbox_id", "topic", "type")
+
+    def __init__(  # noqa: PLR0913 - these are the columns of an event, all by name
+        self,
+        *,
+        topic: str,
+        key: str,
+        type: str,  # noqa: A002 - the public name of this column everywhere
+        payload: Any = _UNPARSED,
+        headers: Mapping[str, str] | None = None,
+        event_id: UUID | None = None,
+        raw: bytes | None = None,
+        outbox_id: int | None = None,
+        created_at: datetime | None = None,
+    ) -> None:
+        self.topic = topic
+        self.key = key
+        self.type = type
+        self.headers: dict[str, str] = dict(headers or {})
+        self.event_id = event_id
+        self.outbox_id = outbox_id
+        self.created_at = created_at
+        self._payload = payload
+        self._raw = raw
+
+    @property
+    def payload(self) -> Any:
+        """The parsed payload; numbers with a fraction are floats, so money travels as text or minor units.
+
+        Raises:
+            Poison: if the bytes are not JSON that can be read (`raw` still has them).
+        """
+        if self._payload is _UNPARSED:
+            try:
+                self._payload = json.loads(self.raw)
+            except (ValueError, RecursionError) as unreadable:
+                raise Poison(f"payload: not readable as JSON ({type(unreadable).__name__})") from None
+        return self._payload
+
+    @property
+    def raw(self) -> bytes:
+        """The payload's bytes as published; empty for an event that was never saved."""
+        return b"" if self._raw is None else self._raw
+
+    def saved(self, event_id: UUID, raw: bytes) -> Event:
+        """The same event with the id and the bytes under which it was stored."""
+        return Event(
+            topic=self.topic,
+            key=self.key,
+            type=self.type,
+            payload=self._payload,
+            headers=self.headers,
+            event_id=event_id,
+            raw=raw,
+            created_at=self.created_at,
+        )
+
+    def __repr__(self) -> str:
+        return f"Event({self.topic} {self.key} {self.type} {self.event_id} #{self.outbox_id})"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a record was born: store, generation of its ids, row, event id and type. One header carries it."""
+
+    store_id: str
+    generation: int
+    outbox_id: int
+    event_id: UUID
+    type: str
+
+    def header(self) -> bytes:
+        """The value of the header `kylo`."""
+        return f"{_VERSION};{self.store_id};{self.generation};{self.outbox_id};{self.event_id};{self.type}".encode()
+
+
+def origin_of(header: bytes) -> Origin | None:
+    """Read the header `kylo`; None if it is not one of ours (then the record counts as another producer's)."""
+    try:
+        version, store_id, generation, outbox_id, event_id, kind = header.decode().split(";", 5)
+        if version != _VERSION or not store_id:
+            return None
+        return Origin(store_id, int(generation), int(outbox_id), UUID(event_id), kind)
+    except ValueError:
+        return None

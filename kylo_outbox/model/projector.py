@@ -1,0 +1,53 @@
+"""What a projector author writes: one class, one method over a batch. Everything hard is the runtime's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kylo_outbox.model.events import Event
+
+
+class Projector:
+    """A named reader of topics whose effect is applied exactly once.
+
+    `kylo-outbox project my.module:Balances` runs it. The consumer group is `group` (by default the name), from the
+    earliest record.
+
+    Attributes:
+        name: Stable; positions are kept under it.
+        topics: Topics to read.
+        on_poison: `"hold"` or `"skip"`: what later events of a key do after a dead letter.
+        store: `"control"` or `"company"`: whose database the transaction is in.
+        group: Consumer group id; None means the name.
+    """
+
+    name: ClassVar[str]
+    topics: Sequence[str]
+    on_poison: Literal["hold", "skip"] = "hold"
+    store: Literal["control", "company"] = "control"
+    group: str | None = None
+
+    def apply(self, tx: Any, events: Sequence[Event]) -> None:
+        """Write the effect of `events` through `tx`, a psycopg Connection inside one transaction.
+
+        The transaction holds the effect, the position and what `emit` adds to it; it is committed by the runtime.
+        Events are ordered per key; each was never applied before. Raise `Poison` for an event that can never be
+        applied and `Transient` for "not now"; any other error is taken for poison and the event is looked for by
+        halving the batch, so `apply` must not keep state of its own between calls.
+        """
+        raise NotImplementedError
+
+
+class EffectProjector(Projector):
+    """A projector whose effect lies outside PostgreSQL, where no transaction reaches.
+
+    `perform` does the effect and must be harmless when repeated (it is called again after a crash); the runtime
+    stores the position after it returns. No transaction is open meanwhile.
+    """
+
+    def perform(self, events: Sequence[Event]) -> None:
+        """Do the effect of `events`; raise `Transient` to be called again later."""
+        raise NotImplementedError

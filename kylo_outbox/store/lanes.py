@@ -1,0 +1,118 @@
+"""Lanes: who relays which slots, and how far. One row a lane holds the lease and the cursor.
+
+A lease is at most `LEASE` long by the database's clock and carries an epoch; whoever takes a lane over raises the
+epoch, and a cursor is moved only under the epoch that moved it last, so a relay that was stopped and wakes up moves
+nothing. An advisory lock of the holder's connection tells a newcomer at once that the former holder is gone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import psycopg
+
+LEASE = timedelta(seconds=1.2)
+_LOCK_CLASS = 1802068081
+
+TAKE = """
+update kylo.lanes
+   set epoch = epoch + 1, holder = %(holder)s, lease_until = clock_timestamp() + %(lease)s
+ where lane = %(lane)s and (lease_until < clock_timestamp() or %(alone)s)
+returning lane, slot_from, slot_to, epoch, high_water, snapshot::text
+"""
+RENEW = """
+update kylo.lanes set lease_until = clock_timestamp() + %(lease)s
+ where lane = %(lane)s and epoch = %(epoch)s
+"""
+# The cursor and the time it passed, in one statement. A mark is extended for a second, then the next one begins.
+ADVANCE = """
+with moved as (
+    update kylo.lanes
+       set high_water = %(high_water)s, snapshot = %(snapshot)s::pg_snapshot, moved_at = clock_timestamp(),
+           acknowledged = acknowledged + %(count)s, lease_until = clock_timestamp() + %(lease)s
+     where lane = %(lane)s and epoch = %(epoch)s
+    returning lane, high_water
+), extended as (
+    update kylo.marks m set high = moved.high_water, at = clock_timestamp()
+      from moved
+     where m.lane = moved.lane and m.high = %(former)s and moved.high_water > m.high
+       and m.since > clock_timestamp() - interval '1 second'
+    returning m.lane
+), added as (
+    insert into kylo.marks (lane, low, high, since, at)
+    select lane, %(former)s + 1, high_water, clock_timestamp(), clock_timestamp() from moved
+     where high_water > %(former)s and not exists (select from extended)
+)
+select count(*) from moved
+"""
+RELEASE = """
+update kylo.lanes set lease_until = '-infinity', holder = null where lane = %(lane)s and epoch = %(epoch)s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Every event of the lane with id <= `high_water` that `snapshot` shows is acknowledged."""
+
+    high_water: int
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A lane that is ours: slots `slot_from` <= slot < `slot_to`, the epoch of our lease, the stored cursor."""
+
+    number: int
+    slot_from: int
+    slot_to: int
+    epoch: int
+    cursor: Cursor
+
+
+def take(connection: psycopg.Connection[Any], lane: int, holder: str) -> Lane | None:
+    """Take the lane if its lease ended or its holder's connection is gone; None while it is somebody else's."""
+    [alone] = _one(connection, "select pg_try_advisory_lock(%s, %s)", (_LOCK_CLASS, lane))
+    values = {"lane": lane, "holder": holder, "lease": LEASE, "alone": alone}
+    row = connection.execute(TAKE, values).fetchone()
+    if row is None:
+        if alone:
+            connection.execute("select pg_advisory_unlock(%s, %s)", (_LOCK_CLASS, lane))
+        return None
+    number, slot_from, slot_to, epoch, high_water, snapshot = row
+    return Lane(number, slot_from, slot_to, epoch, Cursor(high_water, snapshot))
+
+
+def renew(connection: psycopg.Connection[Any], lane: Lane) -> bool:
+    """Lengthen the lease; False if the lane is no longer ours."""
+    return connection.execute(RENEW, {"lane": lane.number, "epoch": lane.epoch, "lease": LEASE}).rowcount == 1
+
+
+def advance(connection: psycopg.Connection[Any], lane: Lane, former: int, cursor: Cursor, count: int) -> bool:
+    """Store `cursor` over `count` acknowledged events; False (and nothing stored) if the lane is no longer ours."""
+    values = {
+        "lane": lane.number,
+        "epoch": lane.epoch,
+        "lease": LEASE,
+        "former": former,
+        "high_water": cursor.high_water,
+        "snapshot": cursor.snapshot,
+        "count": count,
+    }
+    [moved] = _one(connection, ADVANCE, values)
+    return bool(moved)
+
+
+def release(connection: psycopg.Connection[Any], lane: Lane) -> None:
+    """Give the lane up at once, so that a standby need not wait for the lease to end."""
+    connection.execute(RELEASE, {"lane": lane.number, "epoch": lane.epoch})
+    connection.execute("select pg_advisory_unlock(%s, %s)", (_LOCK_CLASS, lane.number))
+
+
+def _one(connection: psycopg.Connection[Any], sql: str, values: Any) -> tuple[Any, ...]:
+    row = connection.execute(sql, values).fetchone()
+    if row is None:
+        raise RuntimeError("a statement that always answers did not")
+    return row
