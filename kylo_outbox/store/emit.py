@@ -114,9 +114,9 @@ async def emit_async(
     try:
         if isinstance(tx, psycopg.AsyncConnection):
             _refuse_autocommit(tx)
-            [event_id] = await (await tx.execute(EMIT, row)).fetchone() or (None,)
-            return event.saved(event_id, row[3])
-        connection = await tx.connection() if hasattr(tx, "sync_session") else cast("AsyncConnection", tx)
+            found = await (await tx.execute(EMIT, row)).fetchone()
+            return event.saved(cast("tuple[UUID]", found)[0], row[3])
+        connection = await tx.connection() if hasattr(tx, "sync_session") else tx
         if connection.sync_connection is not None:
             _refuse_sa_autocommit(connection.sync_connection)
         result = await connection.execute(_SA_EMIT, dict(zip(_COLUMNS, row, strict=True)))

@@ -29,7 +29,8 @@ _COLUMNS = "id, topic, key, type, payload, headers::text, event_id, extract(epoc
 
 # Part 0 is the snapshot of this very statement, part 1 the late rows, part 2 the new ones.
 TURN = f"""
-select 0, 0::bigint, pg_current_snapshot()::text, null::bytea, null::text, null::bytea, null::text, null::uuid, 0::float8
+select 0, 0::bigint, pg_current_snapshot()::text, null::bytea, null::text, null::bytea, null::text, null::uuid,
+       0::float8
 union all
 (select 1, {_COLUMNS} from kylo.outbox_log
   where id <= %(high_water)s and id > %(late_after)s and slot >= %(slot_from)s and slot < %(slot_to)s

@@ -61,3 +61,5 @@ def set_up_logs(*, level: str, fmt: str, part: str, secrets: Iterable[str] = ())
     root.setLevel(level)
     for chatty in ("apscheduler", "googleapiclient", "uvicorn.access", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # It warns each second that a supervised loop is still running, which is what such a loop is for.
+    logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
