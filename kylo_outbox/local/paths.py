@@ -1,0 +1,86 @@
+"""Where the local stack keeps its files, and how it chooses its ports."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import platformdirs
+
+LOOPBACK = "127.0.0.1"
+_APP = "kylo-outbox"
+
+
+def data_dir() -> Path:
+    """Return the folder of the local stack: `KYLO_DATA_DIR`, or `.kylo` in the working directory, as absolute path."""
+    return Path(os.environ.get("KYLO_DATA_DIR") or ".kylo").absolute()
+
+
+def cache_dirs(fallback: Path) -> tuple[Path, ...]:
+    """Return the folders where downloads may be kept, best first: the platform's cache, then `fallback`/cache.
+
+    The second is for accounts without a writable home; it is private to one data directory.
+    """
+    return (_platform_cache(), fallback / "cache")
+
+
+def _platform_cache() -> Path:
+    if os.environ.get("HOME") == "" and not os.environ.get("XDG_CACHE_HOME") and sys.platform != "win32":
+        # An empty HOME would put the cache at the root of the file system; the account knows its home.
+        import pwd  # noqa: PLC0415 - does not exist on Windows
+
+        try:
+            home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+        except KeyError:
+            home = Path(os.sep, "nonexistent")
+        return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / _APP
+    return platformdirs.user_cache_path(_APP, appauthor=False)
+
+
+def first_writable(folders: tuple[Path, ...]) -> Path:
+    """Return the first folder that can be made and written to.
+
+    Raises:
+        OSError: none can; the error is that of the last.
+    """
+    for folder in folders[:-1]:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    folders[-1].mkdir(parents=True, exist_ok=True)
+    return folders[-1]
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on at this moment. It is not reserved: start its listener soon."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_free(port: int) -> bool:
+    """Tell whether a listener could be started on the port now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        if sys.platform != "win32":
+            # Connections of an earlier listener that wait for their end do not hinder a new one.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
+
+
+def listens(port: int) -> bool:
+    """Tell whether somebody accepts connections on the port."""
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=1.0):
+            return True
+    except OSError:
+        return False
