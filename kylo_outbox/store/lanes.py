@@ -112,7 +112,7 @@ def release(connection: psycopg.Connection[Any], lane: Lane) -> None:
 
 
 def _one(connection: psycopg.Connection[Any], sql: str, values: Any) -> tuple[Any, ...]:
-    row = connection.execute(sql, values).fetchone()
+    row: tuple[Any, ...] | None = connection.execute(sql, values).fetchone()
     if row is None:
         raise RuntimeError("a statement that always answers did not")
     return row

@@ -22,14 +22,14 @@ from kylo_outbox.store.lanes import Cursor
 if TYPE_CHECKING:
     import psycopg
 
-Row = tuple[int, str, bytes, str, bytes, str | None, Any, float]
+Row = tuple[int, str, bytes, str, bytes, str | None, str, float]
 """(id, topic, key, type, payload, headers as JSON text or None, event id, seconds since 1970 of the emit)."""
 
-_COLUMNS = "id, topic, key, type, payload, headers::text, event_id, extract(epoch from created_at)::float8"
+_COLUMNS = "id, topic, key, type, payload, headers::text, event_id::text, extract(epoch from created_at)::float8"
 
 # Part 0 is the snapshot of this very statement, part 1 the late rows, part 2 the new ones.
 TURN = f"""
-select 0, 0::bigint, pg_current_snapshot()::text, null::bytea, null::text, null::bytea, null::text, null::uuid,
+select 0, 0::bigint, pg_current_snapshot()::text, null::bytea, null::text, null::bytea, null::text, null::text,
        0::float8
 union all
 (select 1, {_COLUMNS} from kylo.outbox_log

@@ -1,0 +1,149 @@
+"""Publishing with acks from all: batches in flight, one shared callback each, and an honest answer for each batch.
+
+The producer is idempotent and gapless: a record that the broker refuses stops its successors, the client is fatal then
+and is built anew by `rebuild`; nobody counts callbacks of a broken client. `message.timeout.ms=0`: an outage is waited
+out in order and costs no record.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from kylo_outbox.kafka.client import KafkaAddress, build, classify, client_config, error_of, guarded
+from kylo_outbox.model.events import HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_REFRESH = 60.0
+
+
+class Ticket:
+    """One batch in flight. `done` once every record is acknowledged; `failure` as soon as one is refused."""
+
+    __slots__ = ("acknowledged", "expected", "failure")
+
+    def __init__(self, expected: int) -> None:
+        self.expected = expected
+        self.acknowledged = 0
+        self.failure: KafkaError | None = None
+
+    def __call__(self, error: KafkaError | None, _message: Any) -> None:
+        """Delivery report: only noted, because nothing may be raised here."""
+        if error is None:
+            self.acknowledged += 1
+        elif self.failure is None:
+            self.failure = error
+
+    @property
+    def done(self) -> bool:
+        """Whether Kafka has acknowledged every record of the batch."""
+        return self.acknowledged == self.expected
+
+    @property
+    def reason(self) -> str:
+        """What the client said of the failure; empty while there is none."""
+        return f"{self.failure.name()}: {self.failure.str()}" if self.failure else ""
+
+    @property
+    def refuses_record(self) -> bool:
+        """Whether the failure is about a record (too large, invalid, not allowed) and not about the broker."""
+        return self.failure is not None and classify(self.failure) == "record"
+
+
+class Publisher:
+    """A producer for one lane. Not safe to share between threads, except `touch`."""
+
+    def __init__(self, address: KafkaAddress, store_id: str, generation: int) -> None:
+        self._config = {
+            **client_config(address),
+            "enable.idempotence": True,
+            "enable.gapless.guarantee": True,
+            "acks": "all",
+            "message.timeout.ms": 0,
+            # Long enough to fill batches under load; `hurry` sends at once when there is no load.
+            "linger.ms": 20,
+            "batch.size": 1_000_000,
+            "message.max.bytes": 1_100_000,
+            "queue.buffering.max.messages": 500_000,
+            "queue.buffering.max.kbytes": 1_048_576,
+            "partitioner": "murmur2_random",
+        }
+        self._prefix = f"1;{store_id};{generation};"
+        self._producer = build(Producer, self._config)
+        self._known: dict[str, float] = {}
+        self._contact = 0.0
+
+    def exists(self, topic: str) -> bool:
+        """Whether the broker knows the topic (asked again after a minute; a missing one is asked for each time).
+
+        Raises:
+            KafkaFault: while no broker answers.
+        """
+        now = time.monotonic()
+        if self._known.get(topic, -_REFRESH) > now - _REFRESH:
+            return True
+        found = guarded(self._producer.list_topics, topic, 5.0)
+        self._contact = time.time()
+        if found.topics[topic].error is not None:
+            self._known.pop(topic, None)
+            return False
+        self._known[topic] = now
+        return True
+
+    def send(self, rows: Sequence[tuple[Any, ...]]) -> Ticket:
+        """Hand rows of the outbox to the client, in order; returns at once.
+
+        A record refused on the spot ends the batch there (`failure` is set), so that no later record passes it.
+        """
+        ticket = Ticket(len(rows))
+        produce = self._producer.produce
+        prefix = self._prefix
+        for number, topic, key, kind, payload, headers, event_id, _ in rows:
+            records: list[tuple[str, str | bytes | None]] = [(HEADER, f"{prefix}{number};{event_id};{kind}".encode())]
+            if headers is not None:
+                records.extend(json.loads(headers).items())
+            while True:
+                try:
+                    produce(topic, payload, key, on_delivery=ticket, headers=records)
+                except BufferError:
+                    guarded(self._producer.poll, 0.05)
+                    continue
+                except KafkaException as refused:
+                    ticket.failure = error_of(refused)
+                    return ticket
+                break
+        return ticket
+
+    def poll(self, seconds: float = 0.0) -> None:
+        """Serve delivery reports for up to `seconds`."""
+        guarded(self._producer.poll, seconds)
+
+    def hurry(self) -> None:
+        """Send what waits for company at once: nothing else is coming."""
+        guarded(self._producer.flush, 0.001)
+
+    def drain(self, seconds: float) -> int:
+        """Wait up to `seconds` for everything in flight; how many records are left."""
+        return int(guarded(self._producer.flush, seconds))
+
+    def touch(self) -> float:
+        """Ask the broker for a sign of life; seconds since 1970 of the last contact. Safe from any thread."""
+        guarded(self._producer.list_topics, timeout=2.0)
+        self._contact = time.time()
+        return self._contact
+
+    def rebuild(self) -> None:
+        """Throw the client away with everything it has not sent, and build a new one."""
+        self.close()
+        self._producer = build(Producer, self._config)
+        self._known.clear()
+
+    def close(self) -> None:
+        """Drop what is not sent; call `drain` before to wait for it."""
+        guarded(self._producer.purge, True, True, False)
+        guarded(self._producer.poll, 0)
