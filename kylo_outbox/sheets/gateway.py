@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import google.auth.exceptions
@@ -57,6 +58,7 @@ class GoogleSheets:
         self._credentials = credentials.load(self._endpoint, credentials_file)
         self._signing_in = threading.Lock()
         self._threads = threading.local()
+        self._open: weakref.WeakSet[OnceHttp] = weakref.WeakSet()
         # The document comes with the client library: building needs no network.
         self._service = discovery.build(
             "sheets",
@@ -139,9 +141,8 @@ class GoogleSheets:
         return str(self._send(call, write=True, spreadsheet_id=None)["spreadsheetId"])
 
     def close(self) -> None:
-        """Close this thread's connection; others close with their threads. The object stays usable."""
-        http = getattr(self._threads, "http", None)
-        if http is not None:
+        """Close every thread's connection; call it when nobody is in a call. The object stays usable."""
+        for http in list(self._open):
             http.close()
 
     def _ranges(self, spreadsheet_id: str, title: str, ranges: list[str]) -> list[list[list[Any]]]:
@@ -201,6 +202,7 @@ class GoogleSheets:
     def _http(self) -> Any:
         if not hasattr(self._threads, "http"):
             plain = OnceHttp(self._timeout, direct=self._endpoint is not None)
+            self._open.add(plain)
             self._threads.http = google_auth_httplib2.AuthorizedHttp(self._credentials, http=plain)
         return self._threads.http
 

@@ -85,6 +85,10 @@ class OnceHttp(httplib2.Http):  # type: ignore[misc]
         super().__init__(timeout=timeout, proxy_info=None if direct else httplib2.proxy_info_from_environment)
         self.follow_redirects = False
 
+    def __del__(self) -> None:
+        # The Http of a thread ends with it, and so must its connection.
+        self.close()
+
     def request(self, uri: str, *args: Any, **kwargs: Any) -> tuple[Any, bytes]:
         """Send one request; the signature is httplib2's, the connection type is always ours."""
         kwargs["connection_type"] = OnceTLSConnection if uri.startswith("https:") else OnceConnection

@@ -1,0 +1,36 @@
+"""The stand-in in a thread of this process, for tests: a real socket, the official client, no other process."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING
+
+from kylo_outbox.sheets.standin.books import Books
+from kylo_outbox.sheets.standin.server import listen, make_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextlib.contextmanager
+def running(directory: Path, *, strict: bool = False, port: int = 0) -> Iterator[str]:
+    """Serve while the block runs and yield the URL, which works at once: the socket listens before the thread starts.
+
+    Raises:
+        OSError: The directory cannot be used.
+        Misconfigured: The port is taken.
+    """
+    listening = listen("127.0.0.1", port)
+    books = Books(directory, strict=strict)
+    server = make_server(books)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="sheets-standin", daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+        listening.close()
+        books.close()
