@@ -47,7 +47,7 @@ class KafkaFatal(KyloError):  # noqa: N818 - the name says what to do with the c
 
 
 @dataclass(frozen=True, slots=True)
-class ClientConfig:
+class KafkaAddress:
     """Where the brokers are and how to speak to them. Secrets stay out of `repr`.
 
     `brokers` is `host:port[,host:port...]`. File names are paths of PEM files. What is None is left to librdkafka.
@@ -87,24 +87,24 @@ _log = logging.getLogger("kylo_outbox.kafka.librdkafka")
 _log.addFilter(_Quiet())
 
 
-def base_config(client: ClientConfig) -> dict[str, Any]:
+def client_config(address: KafkaAddress) -> dict[str, Any]:
     """Return the librdkafka settings that producers, consumers and admin clients of ours share.
 
     Log lines of the client go to logging; they appear while somebody polls it. Nothing is connected yet.
     """
     optional = {
-        "sasl.mechanism": client.sasl_mechanism,
-        "sasl.username": client.sasl_username,
-        "sasl.password": client.sasl_password,
-        "ssl.ca.location": client.ssl_cafile,
-        "ssl.certificate.location": client.ssl_certfile,
-        "ssl.key.location": client.ssl_keyfile,
-        "ssl.key.password": client.ssl_key_password,
+        "sasl.mechanism": address.sasl_mechanism,
+        "sasl.username": address.sasl_username,
+        "sasl.password": address.sasl_password,
+        "ssl.ca.location": address.ssl_cafile,
+        "ssl.certificate.location": address.ssl_certfile,
+        "ssl.key.location": address.ssl_keyfile,
+        "ssl.key.password": address.ssl_key_password,
     }
     return {
-        "bootstrap.servers": client.brokers,
-        "client.id": client.client_id,
-        "security.protocol": client.security_protocol,
+        "bootstrap.servers": address.brokers,
+        "client.id": address.client_id,
+        "security.protocol": address.security_protocol,
         **{name: value for name, value in optional.items() if value is not None},
         "socket.keepalive.enable": True,
         "socket.nagle.disable": True,

@@ -104,10 +104,7 @@ def _id_faults(company_id: str) -> list[str]:
 
 def _schema_faults(schema: str) -> list[str]:
     if not _SCHEMA.fullmatch(schema):
-        return [
-            "schema: must begin with a letter a-z and hold at most 41 letters a-z, digits and underscores; "
-            "give one with --schema"
-        ]
+        return ["schema: must begin with a letter a-z and hold at most 41 of a-z, 0-9 and _; give one with --schema"]
     if schema in _TAKEN_SCHEMAS or schema.startswith("pg_"):
         return [f"schema: {schema} belongs to the product or to PostgreSQL; choose another with --schema"]
     return []

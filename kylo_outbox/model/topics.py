@@ -46,7 +46,7 @@ class Topic:
 
 
 def dead_letter_name(topic: str) -> str:
-    """Name of the dead letter topic of `topic`, declared or not; the dead letters of a dead letter stay where they are."""
+    """Name of the dead letter topic of `topic`, declared or not; a dead letter topic is its own."""
     if topic.endswith(".dlq") or topic in _OLD_DEAD_LETTERS.values():
         return topic
     return _OLD_DEAD_LETTERS.get(topic, f"{topic}.dlq")
@@ -65,7 +65,7 @@ def dead_letter_of(source: Topic) -> Topic:
 
 
 def default_topic(name: str) -> Topic:
-    """What holds for a topic that nobody declared; partitions and retention are the broker's own (0: not ours to say)."""
+    """What holds for a topic that nobody declared; 0 partitions and retention: they are the broker's to say."""
     return Topic(name=name, partitions=0, retention_ms=0)
 
 
