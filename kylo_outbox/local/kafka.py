@@ -81,7 +81,7 @@ class LocalKafka:
         progress: told (jars in place, jars in all) while the jars are fetched at the very first start.
     """
 
-    def __init__(  # noqa: PLR0913 - a broker has these many sides, all but four with a default
+    def __init__(
         self,
         data_dir: Path,
         port: int,
@@ -145,27 +145,28 @@ class LocalKafka:
 
     def stop(self) -> None:
         """Ask the broker to end, and wait for it; it is killed when it does not within half a minute."""
-        handle = self._handle()
+        handle = self.handle()
         if handle is not None:
             processes.stop(handle, grace=_STOP_SECONDS)
         self._state.unlink(missing_ok=True)
 
     def kill(self) -> None:
         """End the broker with kill -9 and wait until it is gone; it can be started again."""
-        handle = self._handle()
+        handle = self.handle()
         if handle is not None:
             processes.kill(handle)
         self._state.unlink(missing_ok=True)
 
     def is_running(self) -> bool:
         """Tell whether the broker's process runs, whoever started it; says nothing about its health."""
-        return self._handle() is not None
+        return self.handle() is not None
 
-    # -- inside
-
-    def _handle(self) -> Handle | None:
+    def handle(self) -> Handle | None:
+        """Return the broker's process, None when it does not run."""
         handle = processes.load_handle(self._state)
         return handle if handle is not None and handle.alive() else None
+
+    # -- inside
 
     def _format(self, java: list[str]) -> None:
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")

@@ -99,7 +99,7 @@ class LocalPostgres:
 
     def stop(self) -> None:
         """End the server in order: open transactions are rolled back, everything else is on disk. Waits for the end."""
-        handle = self._handle()
+        handle = self.handle()
         if handle is None:
             return
         # pg_ctl asks in the way of each platform (a signal, or a named pipe on Windows).
@@ -112,14 +112,14 @@ class LocalPostgres:
 
     def kill(self) -> None:
         """End the server and all its children with kill -9, as a power cut would, and leave it ready for `start`."""
-        handle = self._handle()
+        handle = self.handle()
         if handle is not None:
             processes.kill(handle)
         self._forget()
 
     def is_running(self) -> bool:
         """Tell whether the server runs, whoever started it; says nothing about its health."""
-        return self._handle() is not None
+        return self.handle() is not None
 
     def dsn(self, database: str = "kylo") -> str:
         """Return the URI of a database. It holds the password: hand it to programs, do not print it.
@@ -142,18 +142,7 @@ class LocalPostgres:
         """Remove a database with its connections; nothing when there is none of that name."""
         self._tool("dropdb", *self._address(), "--if-exists", "--force", name)
 
-    # -- inside
-
-    def _address(self) -> list[str]:
-        return ["--host", LOOPBACK, "--port", str(self.port), "--username", USER, "--no-password"]
-
-    def _password(self) -> str:
-        try:
-            return (self.data_dir / "password").read_text(encoding="ascii")
-        except FileNotFoundError:
-            raise NotReady(f"PostgreSQL in {self.data_dir} has never been started. Start it first.") from None
-
-    def _handle(self) -> Handle | None:
+    def handle(self) -> Handle | None:
         """Return the running postmaster: remembered by us, or named in its own pid file and provably of this folder."""
         handle = processes.load_handle(self._state)
         if handle is not None and handle.alive():
@@ -166,6 +155,17 @@ class LocalPostgres:
         except (OSError, ValueError, psutil.Error):
             return None
         return found if ours else None
+
+    # -- inside
+
+    def _address(self) -> list[str]:
+        return ["--host", LOOPBACK, "--port", str(self.port), "--username", USER, "--no-password"]
+
+    def _password(self) -> str:
+        try:
+            return (self.data_dir / "password").read_text(encoding="ascii")
+        except FileNotFoundError:
+            raise NotReady(f"PostgreSQL in {self.data_dir} has never been started. Start it first.") from None
 
     def _launch(self, account: str | None) -> None:
         options = [f"--{name}={value}" for name, value in self._settings.items()]
@@ -185,7 +185,7 @@ class LocalPostgres:
         except Unreachable:
             self.kill()
             raise
-        handle = self._handle()
+        handle = self.handle()
         if handle is not None:
             processes.save_handle(self._state, handle, port=self.port)
 

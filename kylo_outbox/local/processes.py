@@ -47,7 +47,7 @@ class Handle:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.create_time) < _SAME_START_SECONDS
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, psutil.AccessDenied):  # what we may not look at is not ours
             return None
 
     def alive(self) -> bool:
