@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.sheets.standin.state import Row, Sheet, Workbook
@@ -111,8 +112,8 @@ class Storage:
 
 def _changed(old: Sheet | None, new: Sheet) -> Iterator[tuple[int, Row]]:
     before = old.rows if old is not None else []
-    for number, row in enumerate(new.rows):
-        if number >= len(before) or before[number] is not row:
+    for number, (was, row) in enumerate(zip_longest(before[: len(new.rows)], new.rows)):
+        if was is not row:
             yield number, row
 
 
