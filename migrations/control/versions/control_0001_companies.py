@@ -32,10 +32,14 @@ create table control.sheet_posts (
     state text not null default 'posted' check (state in ('sending', 'unknown', 'posted')),
     spreadsheet_id varchar(100) not null default '',
     posted_at timestamptz,
+    row_hashes text[],
+    upto bigint,
     primary key (id),
     constraint sheet_posts_once unique (company_id, tab_name, batch_signature)
 );
-create index sheet_posts_open on control.sheet_posts (company_id, tab_name) where state <> 'posted';
+-- One post of a tab at a time, whoever makes it: the second poster finds the first one's claim.
+create unique index sheet_posts_open on control.sheet_posts (company_id, tab_name) where state <> 'posted';
+comment on column control.sheet_posts.upto is 'pending_txns.seq up to which the tab is complete after this post.';
 create index sheet_posts_ordinal on control.sheet_posts (company_id, tab_name, ordinal);
 
 create table control.heartbeats (

@@ -1,0 +1,126 @@
+"""Reading as a member of a consumer group: batches, offsets committed afterwards, partitions paused while waiting."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, TopicPartition
+
+from kylo_outbox.kafka.client import KafkaAddress, KafkaFault, build, classify, client_config, guarded, raise_for
+from kylo_outbox.model.delivery import Delivery, from_record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+log = logging.getLogger(__name__)
+
+
+class Subscription:
+    """One member of a group. Not safe to share between threads.
+
+    Offsets are committed for the lag tools of the ecosystem and as the place to begin; what was applied is decided by
+    positions in PostgreSQL, so an offset that is behind costs repeats and nothing else.
+    """
+
+    def __init__(self, address: KafkaAddress, group: str, topics: Sequence[str]) -> None:
+        self._consumer = build(
+            Consumer,
+            {
+                **client_config(address),
+                "group.id": group,
+                "auto.offset.reset": "earliest",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "partition.assignment.strategy": "cooperative-sticky",
+                "session.timeout.ms": 6000,
+                "heartbeat.interval.ms": 1500,
+                "max.poll.interval.ms": 600_000,
+                # The default of a second starves a catch-up once the local queue was full for a moment.
+                "fetch.queue.backoff.ms": 10,
+                "queued.min.messages": 20_000,
+                "isolation.level": "read_committed",
+            },
+        )
+        self._assigned: set[tuple[str, int]] = set()
+        self._paused = False
+        self._consumer.subscribe(
+            list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+        )
+
+    def take(self, limit: int, seconds: float) -> list[Delivery]:
+        """Up to `limit` records, waiting up to `seconds` for the first; while paused only membership is served.
+
+        Raises:
+            KafkaFault: while no broker answers or the topic is missing.
+            KafkaFatal: if the client must be built anew.
+        """
+        first = guarded(self._consumer.poll, seconds)
+        if first is None:
+            return []
+        more = guarded(self._consumer.consume, limit - 1, 0) if limit > 1 and first.error() is None else []
+        return [_delivery(message) for message in (first, *more) if self._is_record(message)]
+
+    def commit(self, deliveries: Sequence[Delivery]) -> None:
+        """Commit the offsets behind `deliveries` without waiting for the answer."""
+        ends: dict[tuple[str, int], int] = {}
+        for delivery in deliveries:
+            if delivery.partition is not None and delivery.offset is not None:
+                place = (delivery.event.topic, delivery.partition)
+                ends[place] = max(ends.get(place, 0), delivery.offset + 1)
+        offsets = [
+            TopicPartition(topic, number, end)
+            for (topic, number), end in ends.items()
+            if (topic, number) in self._assigned
+        ]
+        if offsets:
+            guarded(self._consumer.commit, offsets=offsets, asynchronous=True)
+
+    def pause(self) -> None:
+        """Fetch nothing more, but stay a member."""
+        if not self._paused:
+            self._paused = True
+            guarded(self._consumer.pause, guarded(self._consumer.assignment))
+
+    def resume(self) -> None:
+        """Go on fetching."""
+        if self._paused:
+            self._paused = False
+            guarded(self._consumer.resume, guarded(self._consumer.assignment))
+
+    def close(self) -> None:
+        """Leave the group at once, so that others need not wait for the session to end."""
+        guarded(self._consumer.close)
+
+    def _on_assign(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
+        self._assigned.update((partition.topic, partition.partition) for partition in partitions)
+
+    def _on_revoke(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
+        self._assigned.difference_update((partition.topic, partition.partition) for partition in partitions)
+
+    @staticmethod
+    def _is_record(message: Any) -> bool:
+        error: KafkaError | None = message.error()
+        if error is None:
+            return True
+        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client's public name of this code
+            return False
+        if classify(error) == "record":
+            raise KafkaFault(
+                f"Kafka: {error.str()}; is the topic declared (`kylo-outbox topics apply`)?", "record", error.name()
+            )
+        raise_for(error)
+
+
+def _delivery(message: Any) -> Delivery:
+    kind, milliseconds = message.timestamp()
+    return from_record(
+        topic=message.topic(),
+        partition=message.partition(),
+        offset=message.offset(),
+        key=message.key(),
+        value=message.value(),
+        headers=message.headers() or (),
+        at=None if kind == TIMESTAMP_NOT_AVAILABLE else datetime.fromtimestamp(milliseconds / 1000, UTC),
+    )

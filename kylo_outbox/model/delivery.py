@@ -1,0 +1,93 @@
+"""One event on its way to a projector: the event, and the coordinates by which a repeat is recognised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kylo_outbox.model.events import HEADER, Event, Origin, origin_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+PositionKey = tuple[str, str, str]
+"""(store id, topic, key). Records of other producers: ("", topic, "@partition")."""
+PositionAt = tuple[int, int]
+"""(generation, outbox id). Records of other producers: (0, offset). Compared as pairs."""
+
+NOWHERE: PositionAt = (-1, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An event with its position and, if it came over Kafka, where it lies there."""
+
+    event: Event
+    position_key: PositionKey
+    position: PositionAt
+    partition: int | None = None
+    offset: int | None = None
+
+    @property
+    def store_id(self) -> str:
+        """The store that wrote it; empty for other producers."""
+        return self.position_key[0]
+
+
+def from_record(
+    *,
+    topic: str,
+    partition: int,
+    offset: int,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Sequence[tuple[str, bytes | None]],
+    at: datetime | None,
+) -> Delivery:
+    """Read any record, whoever wrote it; what cannot be read shows when a projector asks for the payload."""
+    own: Origin | None = None
+    others: dict[str, str] = {}
+    for name, content in headers:
+        if name == HEADER and content is not None:
+            own = origin_of(content)
+        else:
+            others[name] = (content or b"").decode("utf-8", "backslashreplace")
+    text = (key or b"").decode("utf-8", "backslashreplace")
+    event = Event(
+        topic=topic,
+        key=text,
+        type=own.type if own else others.get("ce_type", ""),
+        headers=others,
+        event_id=own.event_id if own else None,
+        raw=value or b"",
+        outbox_id=own.outbox_id if own else None,
+        created_at=at,
+    )
+    if own is None:
+        return Delivery(event, ("", topic, f"@{partition}"), (0, offset), partition, offset)
+    return Delivery(event, (own.store_id, topic, text), (own.generation, own.outbox_id), partition, offset)
+
+
+def from_outbox(
+    *,
+    origin: Origin,
+    topic: str,
+    key: bytes,
+    payload: bytes,
+    headers: Mapping[str, str],
+    at: datetime,
+) -> Delivery:
+    """The same event as `from_record` would give it, without the journey."""
+    text = key.decode()
+    event = Event(
+        topic=topic,
+        key=text,
+        type=origin.type,
+        headers=headers,
+        event_id=origin.event_id,
+        raw=payload,
+        outbox_id=origin.outbox_id,
+        created_at=at,
+    )
+    return Delivery(event, (origin.store_id, topic, text), (origin.generation, origin.outbox_id))
