@@ -1,0 +1,164 @@
+"""One frozen snapshot of the whole system: what /metrics, /health/kafka and the console show.
+
+Reads every store at once in threads; one that does not answer is listed as such and stops nothing. Callers within
+a fifth of a second share one snapshot, so that a crowd of scrapers costs one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Literal
+
+from kylo_outbox.model.errors import NotReady, Transient
+from kylo_outbox.store import heartbeats
+from kylo_outbox.store.backlog import Backlog, read_backlog, read_posted_upto
+from kylo_outbox.telemetry.samples import add_up, lasting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from kylo_outbox.store.engine import Database
+    from kylo_outbox.store.heartbeats import Heartbeat
+    from kylo_outbox.telemetry.metrics import Sample
+
+Status = Literal["healthy", "degraded", "unhealthy"]
+_SHARED: Final = 0.2
+_FORGET_FAILURE: Final = 5.0
+_WORKERS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class StoreView:
+    """One store: its backlog, or why it could not be read (`error`; the backlog is empty then)."""
+
+    name: str
+    backlog: Backlog
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RelayView:
+    """The relay as its heartbeat tells: any alive, one leading, the leader's contact with the broker in seconds."""
+
+    alive: bool = False
+    leading: bool = False
+    publishing: bool = False
+    via_kafka: bool = True
+    contact_age: float | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the leading relay heard from the broker within ten seconds."""
+        return self.leading and self.contact_age is not None and self.contact_age < heartbeats.FRESH
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The system at one moment; `control_error` says why heartbeats are missing."""
+
+    at: datetime
+    stores: tuple[StoreView, ...]
+    beats: tuple[Heartbeat, ...]
+    relay: RelayView
+    control_error: str | None = None
+
+    @property
+    def status(self) -> Status:
+        """`unhealthy`: no live relay, or no broker for it. `degraded`: a store is away, or nobody leads just now."""
+        if not self.relay.alive or (self.relay.leading and self.relay.via_kafka and not self.relay.connected):
+            return "unhealthy"
+        if not self.relay.leading or any(store.error for store in self.stores):
+            return "degraded"
+        return "healthy"
+
+    @property
+    def unprocessed(self) -> int:
+        """Events that wait for Kafka in all reachable stores."""
+        return sum(sum(store.backlog.unprocessed.values()) for store in self.stores)
+
+    @property
+    def lag_seconds(self) -> float:
+        """Age of the oldest event that waits."""
+        return max((store.backlog.oldest_age for store in self.stores), default=0.0)
+
+    def samples(self) -> list[Sample]:
+        """Samples of every process, merged; gauges of dead ones are left out."""
+        return add_up(beat.samples if beat.alive else lasting(beat.samples) for beat in self.beats)
+
+
+class Overview:
+    """Makes snapshots. Safe to share between threads.
+
+    Args:
+        control: The control store.
+        stores: Lists every store, the control store among them; called for each snapshot, may raise `Transient`.
+    """
+
+    def __init__(self, control: Database, stores: Callable[[], Sequence[Database]]) -> None:
+        self._control = control
+        self._stores = stores
+        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="overview")
+        self._lock = threading.Lock()
+        self._made_at = -1.0
+        self._last: Snapshot | None = None
+        self._failures: dict[str, tuple[float, str]] = {}
+
+    def snapshot(self) -> Snapshot:
+        """The system now, or up to 0.2 s ago; an outage is told inside and never raised."""
+        with self._lock:
+            if self._last is None or time.monotonic() - self._made_at > _SHARED:
+                self._last = self._make()
+                self._made_at = time.monotonic()
+            return self._last
+
+    def close(self) -> None:
+        """Stop the threads that read the stores."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _make(self) -> Snapshot:
+        beats: list[Heartbeat] = []
+        posted: Mapping[str, int] = {}
+        error = None
+        stores: Sequence[Database] = [self._control]
+        try:
+            with self._control.transaction() as conn:
+                beats, posted = heartbeats.read(conn), read_posted_upto(conn)
+            stores = self._stores()
+        except Transient as away:
+            error = str(away)
+            self._failures[self._control.name] = (time.monotonic() + _FORGET_FAILURE, error)
+        views = self._workers.map(lambda store: self._view(store, posted), stores)
+        return Snapshot(datetime.now(UTC), tuple(views), tuple(beats), relay_view(beats), error)
+
+    def _view(self, store: Database, posted: Mapping[str, int]) -> StoreView:
+        until, why = self._failures.get(store.name, (0.0, ""))
+        if time.monotonic() < until:
+            return StoreView(store.name, Backlog(), why)
+        try:
+            with store.transaction() as conn:
+                found = StoreView(store.name, read_backlog(conn, posted))
+        except (Transient, NotReady) as away:
+            self._failures[store.name] = (time.monotonic() + _FORGET_FAILURE, str(away))
+            return StoreView(store.name, Backlog(), str(away))
+        self._failures.pop(store.name, None)
+        return found
+
+
+def relay_view(beats: Sequence[Heartbeat]) -> RelayView:
+    """What the heartbeats say of the relay; only those under ten seconds old count, standbys count as alive."""
+    alive = [beat for beat in beats if beat.part == "relay" and beat.alive]
+    leaders = [beat for beat in alive if beat.state.get("leader") is True]
+    contacts = [
+        beat.age + float(age) for beat in leaders if (age := beat.state.get("broker_contact_age_seconds")) is not None
+    ]
+    return RelayView(
+        alive=bool(alive),
+        leading=bool(leaders),
+        publishing=any(beat.state.get("publishing") is True for beat in leaders),
+        via_kafka=any(beat.state.get("via_kafka", True) for beat in leaders or alive),
+        contact_age=min(contacts, default=None),
+    )
