@@ -1,0 +1,188 @@
+"""Table definitions for ordinary queries; the versions in `migrations/` make the tables, a test compares the two.
+
+Only tables that SQLAlchemy speaks to or that people ask about stand here. The hot ones (outbox log, positions, intake)
+are written by psycopg alone and are described by their version.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+from sqlalchemy.types import UserDefinedType
+
+METADATA: Final = sa.MetaData()
+
+
+class Snapshot(UserDefinedType[str]):
+    """PostgreSQL's `pg_snapshot`, as text in Python."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """Name of the type in SQL."""
+        return "pg_snapshot"
+
+
+def _at(name: str, *, default: bool = True, nullable: bool = False) -> sa.Column[Any]:
+    return sa.Column(
+        name, sa.DateTime(timezone=True), nullable=nullable, server_default=sa.func.now() if default else None
+    )
+
+
+company_config = sa.Table(
+    "company_config",
+    METADATA,
+    sa.Column("company_id", sa.String(50), primary_key=True),
+    sa.Column(
+        "db_dsn_rw",
+        sa.Text,
+        nullable=False,
+        comment="A connection string or a reference: env:NAME, file:PATH. Messages and logs never carry it.",
+    ),
+    sa.Column("db_schema", sa.String(50), nullable=False),
+    sa.Column("spreadsheet_id", sa.String(100), nullable=False),
+    sa.Column("tab_pending", sa.String(100), nullable=False),
+    sa.Column("tab_active", sa.String(100), nullable=False),
+    sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),
+    _at("created_at"),
+    _at("updated_at"),
+    schema="control",
+)
+
+sheet_posts = sa.Table(
+    "sheet_posts",
+    METADATA,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("company_id", sa.String(50), nullable=False),
+    sa.Column("tab_name", sa.String(100), nullable=False),
+    sa.Column("batch_signature", sa.Text, nullable=False),
+    sa.Column("row_count", sa.Integer, nullable=False),
+    _at("created_at"),
+    sa.Column("ordinal", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("state", sa.Text, nullable=False, server_default="posted"),
+    sa.Column("spreadsheet_id", sa.String(100), nullable=False, server_default=""),
+    _at("posted_at", default=False, nullable=True),
+    sa.Column("row_hashes", pg.ARRAY(sa.Text)),
+    sa.Column("upto", sa.BigInteger, comment="pending_txns.seq up to which the tab is complete after this post."),
+    sa.UniqueConstraint("company_id", "tab_name", "batch_signature", name="sheet_posts_once"),
+    sa.CheckConstraint("state in ('sending', 'unknown', 'posted')"),
+    sa.Index(
+        "sheet_posts_open", "company_id", "tab_name", unique=True, postgresql_where=sa.text("state <> 'posted'::text")
+    ),
+    sa.Index("sheet_posts_ordinal", "company_id", "tab_name", "ordinal"),
+    schema="control",
+)
+
+heartbeats = sa.Table(
+    "heartbeats",
+    METADATA,
+    sa.Column("part", sa.Text, primary_key=True),
+    sa.Column("instance", sa.Text, primary_key=True),
+    _at("started_at", default=False),
+    _at("at", default=False),
+    sa.Column("state", pg.JSONB, nullable=False),
+    sa.Column("samples", pg.JSONB, nullable=False),
+    schema="control",
+    comment="Each running process, at most once a second: what it does and what it counted.",
+)
+
+store = sa.Table(
+    "store",
+    METADATA,
+    sa.Column("only_one", sa.Boolean, primary_key=True, server_default=sa.true()),
+    sa.Column("store_id", sa.Text, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("system_identifier", sa.BigInteger, nullable=False),
+    sa.Column("database_oid", pg.OID, nullable=False),
+    _at("created_at"),
+    schema="kylo",
+    comment="The name of this database: two stores are equal by store_id, never by connection string.",
+)
+
+topics = sa.Table(
+    "topics",
+    METADATA,
+    sa.Column("topic", sa.Text, primary_key=True),
+    sa.Column("partitions", sa.Integer, nullable=False),
+    sa.Column("retention_ms", sa.BigInteger, nullable=False),
+    sa.Column("max_bytes", sa.Integer, nullable=False),
+    sa.Column("ordered", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("on_poison", sa.Text, nullable=False, server_default="hold"),
+    sa.Column("dead_letter_topic", sa.Text, nullable=False),
+    schema="kylo",
+    comment="Declared topics; emit uses the size limit, an undeclared topic gets the defaults.",
+)
+
+lanes = sa.Table(
+    "lanes",
+    METADATA,
+    sa.Column("lane", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("slot_from", sa.SmallInteger, nullable=False),
+    sa.Column("slot_to", sa.SmallInteger, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("holder", sa.Text),
+    sa.Column(
+        "lease_until",
+        sa.DateTime(timezone=True),
+        nullable=False,
+        server_default=sa.text("'-infinity'::timestamp with time zone"),
+    ),
+    sa.Column("high_water", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("snapshot", Snapshot, nullable=False, server_default=sa.text("'3:3:'::pg_snapshot")),
+    sa.Column("acknowledged", sa.BigInteger, nullable=False, server_default="0"),
+    _at("moved_at"),
+    schema="kylo",
+    comment="The cursor: each event with id <= high_water that snapshot shows is acknowledged. Leased with an epoch.",
+)
+
+outbox_held = sa.Table(
+    "outbox_held",
+    METADATA,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("event_id", sa.Uuid, nullable=False),
+    _at("created_at", default=False),
+    sa.Column("slot", sa.SmallInteger, nullable=False),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("key", sa.LargeBinary, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("headers", pg.JSONB),
+    sa.Column("reason", sa.Text, nullable=False),
+    _at("held_at"),
+    sa.Index("outbox_held_key", "topic", "key", "id"),
+    schema="kylo",
+    comment="Events that Kafka refused and those of the same key behind them, copied out in order.",
+)
+
+dead_letters = sa.Table(
+    "dead_letters",
+    METADATA,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("stage", sa.Text, nullable=False),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("key", sa.Text),
+    sa.Column("store_id", sa.Text, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("outbox_id", sa.BigInteger),
+    sa.Column("event_id", sa.Uuid),
+    sa.Column("type", sa.Text),
+    sa.Column("payload", sa.LargeBinary),
+    sa.Column("headers", pg.JSONB, nullable=False),
+    sa.Column("partition_number", sa.Integer),
+    sa.Column("partition_offset", sa.BigInteger),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("error_class", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    _at("at"),
+    _at("settled_at", default=False, nullable=True),
+    sa.UniqueConstraint(
+        *("stage", "topic", "store_id", "generation", "outbox_id", "partition_number", "partition_offset"),
+        name="dead_letters_stage_topic_store_id_generation_outbox_id_part_key",
+        postgresql_nulls_not_distinct=True,
+    ),
+    schema="kylo",
+    comment="Records that no attempt can apply, with their bytes, coordinates and reason.",
+)
