@@ -23,7 +23,10 @@ def cache_dirs(fallback: Path) -> tuple[Path, ...]:
 
     The second is for accounts without a writable home; it is private to one data directory.
     """
-    return (_platform_cache(), fallback / "cache")
+    best = _platform_cache()
+    own = fallback / "cache"
+    # An account that the system does not know has `~` for a home, which would be a folder of the working directory.
+    return (best, own) if best.is_absolute() else (own,)
 
 
 def _platform_cache() -> Path:
