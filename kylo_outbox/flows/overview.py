@@ -85,6 +85,10 @@ class Snapshot:
         """Age of the oldest event that waits."""
         return max((store.backlog.oldest_age for store in self.stores), default=0.0)
 
+    def running(self) -> list[Heartbeat]:
+        """Rows of processes, living or silent, without the sums of those that were cleaned away."""
+        return [beat for beat in self.beats if beat.instance != heartbeats.ENDED]
+
     def samples(self) -> list[Sample]:
         """Samples of every process, merged; gauges of dead ones are left out."""
         return add_up(beat.samples if beat.alive else lasting(beat.samples) for beat in self.beats)
@@ -96,11 +100,16 @@ class Overview:
     Args:
         control: The control store.
         stores: Lists every store, the control store among them; called for each snapshot, may raise `Transient`.
+        own: (part, instance) under which this very process writes heartbeats; left out, because it adds its samples
+            itself.
     """
 
-    def __init__(self, control: Database, stores: Callable[[], Sequence[Database]]) -> None:
+    def __init__(
+        self, control: Database, stores: Callable[[], Sequence[Database]], own: tuple[str, str] | None = None
+    ) -> None:
         self._control = control
         self._stores = stores
+        self._own = own
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="overview")
         self._lock = threading.Lock()
         self._made_at = -1.0
@@ -126,7 +135,8 @@ class Overview:
         stores: Sequence[Database] = [self._control]
         try:
             with self._control.transaction() as conn:
-                beats, posted = heartbeats.read(conn), read_posted_upto(conn)
+                beats = [beat for beat in heartbeats.read(conn) if (beat.part, beat.instance) != self._own]
+                posted = read_posted_upto(conn)
             stores = self._stores()
         except Transient as away:
             error = str(away)

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 BOUND: Final = 50_000
 _PATIENCE = "select set_config('statement_timeout', '2s', true), set_config('jit', 'off', true)"
-# Where statistics are missing or old the planner expects a third of a partition above the cursor and reads all of it.
+# Where statistics are missing or old the planner expects a third of a partition above the cursor and reads all of it;
+# the limits must stop an ordered index scan.
 _BY_INDEX = """
 select set_config('enable_seqscan', %(plan)s, true), set_config('enable_hashjoin', %(plan)s, true),
-       set_config('enable_mergejoin', %(plan)s, true)
+       set_config('enable_mergejoin', %(plan)s, true), set_config('enable_bitmapscan', %(plan)s, true),
+       set_config('enable_sort', %(plan)s, true)
 """
 
 # The same three kinds of open rows as the view outbox: above the cursor, late ones at or under it, held ones.
