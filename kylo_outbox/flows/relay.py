@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from kylo_outbox.kafka.client import KafkaFatal
 from kylo_outbox.model.errors import Fatal, Transient
@@ -20,16 +20,20 @@ from kylo_outbox.telemetry import metrics
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kylo_outbox.kafka.producer import Publisher, Ticket
+    from kylo_outbox.kafka.producer import NoBroker, Publisher, Ticket
     from kylo_outbox.store.lanes import Cursor
     from kylo_outbox.store.outbox import Row, Turn
     from kylo_outbox.store.session import LaneSession
+
+Outlet: TypeAlias = "Publisher | NoBroker"
 
 log = logging.getLogger(__name__)
 
 _CURSOR_EVERY = 0.1
 _RENEW_EVERY = 0.4
 _RETRY_HELD_EVERY = 5.0
+# Waiting longer for one answer would let the lease end.
+_LEASE_SAFE = 0.8
 _STANDBY = 0.2
 
 
@@ -99,7 +103,7 @@ class Relay:
         state: RelayState,
         holder: str,
         open_session: Callable[[], LaneSession],
-        open_publisher: Callable[[str, int], Publisher],
+        open_publisher: Callable[[str, int], Outlet],
         direct: Direct | None = None,
         interval: float | None = None,
         idle: Callable[[bool], float],
@@ -112,7 +116,7 @@ class Relay:
         self._direct, self._interval, self._idle = direct, interval, idle
         self._batch, self._depth = batch, depth
         self._session: LaneSession | None = None
-        self._publisher: Publisher | None = None
+        self._publisher: Outlet | None = None
         self._in_flight: deque[_Batch] = deque()
         self._ready: tuple[Cursor, int] | None = None
         self._turn: Turn | None = None
@@ -161,7 +165,7 @@ class Relay:
         finally:
             self._drop()
 
-    def _opened(self) -> tuple[LaneSession, Publisher]:
+    def _opened(self) -> tuple[LaneSession, Outlet]:
         if self._session is None:
             self._session = self._open_session()
         if self._publisher is None:
@@ -178,7 +182,7 @@ class Relay:
         log.info("%s leads", self.name)
         return True
 
-    def _settle(self, session: LaneSession, publisher: Publisher) -> int:
+    def _settle(self, session: LaneSession, publisher: Outlet) -> int:
         """Pop finished batches from the front; how many rows they had. After a refusal: read again, carefully."""
         broken = next((batch for batch in self._in_flight if batch.ticket is not None and batch.ticket.failure), None)
         away: Transient | None = None
@@ -203,7 +207,7 @@ class Relay:
             raise away
         return done
 
-    def _recover(self, session: LaneSession, publisher: Publisher, broken: _Batch) -> None:
+    def _recover(self, session: LaneSession, publisher: Outlet, broken: _Batch) -> None:
         """After a failure nothing later may pass: new client, read again from the acknowledged prefix.
 
         One record of a batch was refused; sent one by one it shows itself, and its innocent neighbours pass.
@@ -212,18 +216,21 @@ class Relay:
         reason = ticket.reason if ticket else ""
         metrics.OUTBOX_PUBLISH_FAILURES.labels(reason=reason.partition(":")[0]).inc()
         self.state.failed += 1
-        publisher.rebuild()
         self._written_at = 0.0
         self._store_cursor(session)
         refused = ticket is not None and ticket.refuses_record
         if refused and len(broken.published) == 1:
             self._hold(session, broken.published, reason)
-        self._in_flight.clear()
-        self._turn = None
-        session.rewind()
+        self._start_over(session, publisher)
         self._careful_until = max(self._careful_until, broken.published[-1][0])
         if not refused:
             raise Transient(f"Kafka: {reason}")
+
+    def _start_over(self, session: LaneSession, publisher: Outlet) -> None:
+        publisher.rebuild()
+        self._in_flight.clear()
+        self._turn = None
+        session.rewind()
 
     def _hold(self, session: LaneSession, rows: Sequence[Row], reason: str) -> None:
         session.hold(rows, reason)
@@ -232,24 +239,24 @@ class Relay:
         for topic, key in sorted(fresh):
             log.warning("%s holds key %s of %s: %s", self.name, key.decode(), topic, reason)
 
-    def _retry_held(self, session: LaneSession, publisher: Publisher) -> None:
+    def _retry_held(self, session: LaneSession, publisher: Outlet) -> None:
         """Now and then try the oldest held event of each key again; a released key goes on in order."""
         now = time.monotonic()
-        if not self.state.held_keys or now - self._held_at < _RETRY_HELD_EVERY or self._in_flight:
+        if not self.state.held_keys or now - self._held_at < _RETRY_HELD_EVERY:
             return
         self._held_at = now
         for head in session.held_heads():
             if publisher.exists(head[1]):
                 ticket = publisher.send([head])
-                publisher.drain(2.0)
-                if ticket.failure or not ticket.done:
-                    publisher.rebuild()
+                publisher.drain(_LEASE_SAFE)
+                if not ticket.done:
+                    self._start_over(session, publisher)
                     return
                 session.let_go(head)
                 self._held_at = 0.0
         self.state.held_keys = session.held_keys()
 
-    def _read(self, session: LaneSession, publisher: Publisher) -> tuple[int, bool]:
+    def _read(self, session: LaneSession, publisher: Outlet) -> tuple[int, bool]:
         """Read a turn and send it; (rows, whether more is known to wait). A turn that cannot be sent now is kept."""
         if time.monotonic() < self._read_at or not self._has_room():
             return 0, False
@@ -274,7 +281,7 @@ class Relay:
         waiting = sum(1 for batch in self._in_flight if not batch.done)
         return waiting < (1 if self._careful_until else self._depth)
 
-    def _sorted_out(self, session: LaneSession, publisher: Publisher, rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    def _sorted_out(self, session: LaneSession, publisher: Outlet, rows: list[Row]) -> tuple[list[Row], list[Row]]:
         """(to publish, to hand over directly); rows of held keys and missing topics are copied out on the way."""
         direct: list[Row] = []
         if self._direct is not None:
@@ -308,7 +315,7 @@ class Relay:
             session.renew()
             self._written_at = now
 
-    def _pause(self, publisher: Publisher, worked: int, *, full: bool) -> float:
+    def _pause(self, publisher: Outlet, worked: int, *, full: bool) -> float:
         wait = self._idle(worked > 0)
         if full and self._has_room():
             return 0.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from kylo_outbox.kafka.client import KafkaAddress, build, classify, client_config, error_of, guarded
+from kylo_outbox.kafka.client import KafkaAddress, KafkaFault, build, classify, client_config, error_of, guarded
 from kylo_outbox.model.events import HEADER
 
 if TYPE_CHECKING:
@@ -55,8 +55,36 @@ class Ticket:
         return self.failure is not None and classify(self.failure) == "record"
 
 
+class NoBroker:
+    """Stands where a publisher would while no Kafka is configured: every topic is missing, so its events are held."""
+
+    def exists(self, _topic: str) -> bool:
+        """No topic exists."""
+        return False
+
+    def send(self, rows: Sequence[tuple[Any, ...]]) -> Ticket:
+        """Never called with rows, because no topic exists."""
+        return Ticket(len(rows))
+
+    def poll(self, seconds: float = 0.0) -> None:
+        """Nothing is in flight."""
+
+    def hurry(self) -> None:
+        """Nothing is in flight."""
+
+    def drain(self, _seconds: float) -> int:
+        """Nothing is in flight."""
+        return 0
+
+    def rebuild(self) -> None:
+        """Nothing to build."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 class Publisher:
-    """A producer for one lane. Not safe to share between threads, except `touch`."""
+    """A producer for one lane. Not safe to share between threads."""
 
     def __init__(self, address: KafkaAddress, store_id: str, generation: int) -> None:
         self._config = {
@@ -68,7 +96,8 @@ class Publisher:
             # Long enough to fill batches under load; `hurry` sends at once when there is no load.
             "linger.ms": 20,
             "batch.size": 1_000_000,
-            "message.max.bytes": 1_100_000,
+            # Topics have limits of their own; this one only must not be smaller than theirs.
+            "message.max.bytes": 4_200_000,
             "queue.buffering.max.messages": 500_000,
             "queue.buffering.max.kbytes": 1_048_576,
             "partitioner": "murmur2_random",
@@ -76,7 +105,6 @@ class Publisher:
         self._prefix = f"1;{store_id};{generation};"
         self._producer = build(Producer, self._config)
         self._known: dict[str, float] = {}
-        self._contact = 0.0
 
     def exists(self, topic: str) -> bool:
         """Whether the broker knows the topic (asked again after a minute; a missing one is asked for each time).
@@ -87,8 +115,12 @@ class Publisher:
         now = time.monotonic()
         if self._known.get(topic, -_REFRESH) > now - _REFRESH:
             return True
-        found = guarded(self._producer.list_topics, topic, 5.0)
-        self._contact = time.time()
+        try:
+            found = guarded(self._producer.list_topics, topic, 5.0)
+        except KafkaFault:
+            if topic in self._known:
+                return True  # it was there before the outage; what is sent waits in order
+            raise
         if found.topics[topic].error is not None:
             self._known.pop(topic, None)
             return False
@@ -130,12 +162,6 @@ class Publisher:
     def drain(self, seconds: float) -> int:
         """Wait up to `seconds` for everything in flight; how many records are left."""
         return int(guarded(self._producer.flush, seconds))
-
-    def touch(self) -> float:
-        """Ask the broker for a sign of life; seconds since 1970 of the last contact. Safe from any thread."""
-        guarded(self._producer.list_topics, timeout=2.0)
-        self._contact = time.time()
-        return self._contact
 
     def rebuild(self) -> None:
         """Throw the client away with everything it has not sent, and build a new one."""

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.model.errors import KyloError
+from kylo_outbox.model.events import HEADER
+from kylo_outbox.model.payloads import faults_of_event
 from kylo_outbox.store.emit import emit
 from kylo_outbox.telemetry.logs import redact
 
@@ -83,12 +85,14 @@ def _record(stage: str, delivery: Delivery, reason: str, error_class: str, attem
         "dlq-stage": stage,
         "dlq-at": datetime.now(UTC).isoformat(),
     }
-    headers = {name: value.replace("\x00", "") for name, value in event.headers.items() if name}
+    # Whatever another producer wrote must not keep its dead letter from being saved: what `emit` would refuse is
+    # replaced here; the row has it all. A record without a key gets the partition it came from.
+    key = event.key.replace("\x00", "\\x00")
+    headers = {name: value.replace("\x00", "") for name, value in event.headers.items() if name not in {"", HEADER}}
     return {
         "topic": topic,
-        # A record without a key is still a dead letter; it gets the partition it came from.
-        "key": event.key.replace("\x00", "\\x00") or f"@{delivery.partition}",
-        "type": event.type or "unknown",
+        "key": key if key and not faults_of_event(topic, key, "x", {}) else f"@{delivery.partition}",
+        "type": event.type if not faults_of_event(topic, "x", event.type, {}) else "unknown",
         "payload": event.raw,
-        "headers": {**headers, **told},
+        "headers": {**({} if faults_of_event(topic, "x", "x", headers) else headers), **told},
     }

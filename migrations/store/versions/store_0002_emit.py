@@ -64,6 +64,11 @@ begin
     end if;
 end $$;
 
+create function kylo.default_limit(topic text) returns integer language sql immutable parallel safe as $$
+    -- A dead letter carries its source's record and the headers that say why.
+    select case when topic like '%.dlq' then 2000000 else 1000000 end
+$$;
+
 create function kylo.emit_raw(
     p_topic text, p_key text, p_type text, p_payload bytea, p_headers jsonb default null, p_event_id uuid default null)
 returns uuid language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
@@ -78,7 +83,8 @@ declare
     v_event_id uuid := coalesce(p_event_id, kylo.uuid_v7());
 begin
     select max_bytes, ordered into v_limit, v_ordered from kylo.topics where topic = p_topic;
-    perform kylo.refuse_event(p_topic, p_key, p_type, p_payload, p_headers, coalesce(v_limit, 1000000));
+    perform kylo.refuse_event(p_topic, p_key, p_type, p_payload, p_headers,
+                              coalesce(v_limit, kylo.default_limit(p_topic)));
     if current_setting('synchronous_commit') = 'off' then
         -- A published event must survive a server crash: its transaction waits for the disk after all.
         perform set_config('synchronous_commit', 'on', true);
@@ -159,7 +165,8 @@ declare
     v_ids uuid[];
     v_fresh boolean[];
 begin
-    perform kylo.refuse_event(e.topic, e.key, e.type, e.payload, e.headers, coalesce(t.max_bytes, 1000000))
+    perform kylo.refuse_event(e.topic, e.key, e.type, e.payload, e.headers,
+                              coalesce(t.max_bytes, kylo.default_limit(e.topic)))
        from unnest(p_topics, p_keys, p_types, p_payloads, p_headers) as e(topic, key, type, payload, headers)
        left join kylo.topics t on t.topic = e.topic;
     if current_setting('synchronous_commit') = 'off' then
@@ -204,6 +211,7 @@ drop function kylo.emit(text, text, text, jsonb, jsonb, uuid);
 drop function kylo.emit(text, text, text, text, jsonb, uuid);
 drop function kylo.check_json(text);
 drop function kylo.emit_raw(text, text, text, bytea, jsonb, uuid);
+drop function kylo.default_limit(text);
 drop function kylo.refuse_event(text, text, text, bytea, jsonb, integer);
 drop function kylo.slot_of(text, bytea);
 drop function kylo.uuid_v7();

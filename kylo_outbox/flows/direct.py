@@ -1,0 +1,82 @@
+"""The direct path (`ROUTE_VIA_KAFKA=0`): outbox rows handed to the same projectors, in process, in id order.
+
+The positions are the same as on the road over Kafka. When a lane is taken, rows that went to Kafka before and lie
+there unread are applied first; they arrive later as duplicates. So the switch may be turned at any moment, both ways.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+from uuid import UUID
+
+from kylo_outbox.model.delivery import Delivery, from_outbox
+from kylo_outbox.model.events import Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from kylo_outbox.model.projector import Projector
+    from kylo_outbox.store.outbox import Row
+
+
+class Settles(Protocol):
+    """What applies deliveries exactly once."""
+
+    @property
+    def projector(self) -> Projector: ...  # noqa: D102
+    def handle(self, deliveries: Sequence[Delivery]) -> None: ...  # noqa: D102
+
+
+class DirectDelivery:
+    """Hands rows of one store to the projectors of their topics."""
+
+    def __init__(
+        self,
+        *,
+        store: tuple[str, int],
+        topics: Collection[str],
+        is_direct: Callable[[str], bool],
+        projections: Sequence[Settles],
+        stored_rows: Callable[[Collection[str]], Iterator[list[Row]]],
+    ) -> None:
+        self._store = store
+        self._topics = frozenset(topics)
+        self._is_direct = is_direct
+        self._projections = tuple(projections)
+        self._stored_rows = stored_rows
+
+    def takes(self, topic: str, key: bytes) -> bool:
+        """Whether the row belongs to a flow of a company that is routed directly."""
+        return topic in self._topics and self._is_direct(key.decode())
+
+    def catch_up(self) -> None:
+        """Apply every stored row of direct companies once more; positions absorb what was applied already."""
+        for rows in self._stored_rows(self._topics):
+            self.deliver([row for row in rows if self._is_direct(row[2].decode())])
+
+    def deliver(self, rows: Sequence[Row]) -> None:
+        """Apply rows in order; a row whose topic has no projector here is for other readers and counts as taken.
+
+        Raises:
+            Transient: not now; calling again with the same rows is harmless.
+        """
+        deliveries = [self._delivery(row) for row in rows]
+        for projection in self._projections:
+            wanted = set(projection.projector.topics)
+            mine = [delivery for delivery in deliveries if delivery.event.topic in wanted]
+            if mine:
+                projection.handle(mine)
+
+    def _delivery(self, row: Row) -> Delivery:
+        number, topic, key, kind, payload, headers, event_id, emitted = row
+        store_id, generation = self._store
+        return from_outbox(
+            origin=Origin(store_id, generation, number, UUID(event_id), kind),
+            topic=topic,
+            key=key,
+            payload=payload,
+            headers=json.loads(headers) if headers else {},
+            at=datetime.fromtimestamp(emitted, UTC),
+        )

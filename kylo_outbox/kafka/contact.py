@@ -1,0 +1,50 @@
+"""Whether a broker answers: asked from time to time, so that the age of the last answer can be told."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from confluent_kafka import Producer
+
+from kylo_outbox.kafka.client import KafkaAddress, KafkaFault, build, client_config, guarded
+from kylo_outbox.model.errors import Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+
+class BrokerContact:
+    """One connection that only asks for metadata. Safe to share between threads."""
+
+    def __init__(self, address: KafkaAddress) -> None:
+        self._address = address
+        self._client = build(Producer, client_config(address))
+        self._at: float | None = None
+
+    def ask(self, seconds: float = 2.0) -> bool:
+        """Ask for metadata; whether somebody answered within `seconds`."""
+        try:
+            guarded(self._client.list_topics, timeout=seconds)
+        except KafkaFault:
+            return False
+        self._at = time.monotonic()
+        return True
+
+    def age(self) -> float | None:
+        """Seconds since the last answer; None before the first."""
+        return None if self._at is None else time.monotonic() - self._at
+
+    def require(self, seconds: float = 5.0) -> None:
+        """Refuse to start without a broker.
+
+        Raises:
+            Unreachable: naming the address and the remedy.
+        """
+        if not self.ask(seconds):
+            raise Unreachable("Kafka", f"no broker at {self._address.brokers} answers", "Check KAFKA_BROKERS")
+
+    def missing(self, topics: Collection[str]) -> list[str]:
+        """Which of `topics` the broker does not know."""
+        known = guarded(self._client.list_topics, timeout=5.0).topics
+        return sorted(topic for topic in topics if topic not in known or known[topic].error is not None)

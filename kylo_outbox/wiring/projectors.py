@@ -1,0 +1,157 @@
+"""The projectors of the product by name, anybody's own by module, and the process that runs some of them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kylo_outbox.flows.post_sheet import AnnounceUnposted, PostSheet
+from kylo_outbox.flows.project import Project, Projection
+from kylo_outbox.flows.triage import Triage
+from kylo_outbox.kafka.consumer import Subscription
+from kylo_outbox.kafka.contact import BrokerContact
+from kylo_outbox.model import topics as declared
+from kylo_outbox.model.errors import Misconfigured
+from kylo_outbox.model.projector import Projector
+from kylo_outbox.runtime.schedule import Schedule
+from kylo_outbox.sheets.gateway import GoogleSheets
+from kylo_outbox.store import intake
+from kylo_outbox.telemetry import metrics
+from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema, require_topics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kylo_outbox.model.delivery import Delivery
+    from kylo_outbox.runtime.loop import Worker
+    from kylo_outbox.runtime.stop import Stop
+    from kylo_outbox.settings import Settings
+    from kylo_outbox.store.engine import Database
+
+NAMES = ("txns", "sheets")
+
+
+def named(parts: Parts, name: str) -> Projector:
+    """One of the product's projectors, or `package.module:Class` (the current directory is importable).
+
+    Raises:
+        Misconfigured: for a name that is neither.
+    """
+    if name == Triage.name:
+        return _triage(parts)
+    if name == PostSheet.name:
+        return _post_sheet(parts)
+    if ":" in name:
+        return _own(name)
+    raise Misconfigured(f"project: no projector {name!r}; known are {', '.join(NAMES)} and package.module:Class")
+
+
+def projection(parts: Parts, projector: Projector) -> Projection:
+    """What applies deliveries to `projector`, each in the database where its effect lives."""
+
+    def database_of(delivery: Delivery) -> Database:
+        company_store = projector.store == "company"
+        return parts.directory.database_of(delivery.event.key) if company_store else parts.control
+
+    return Projection(projector, database_of, declared.dead_letter_name)
+
+
+def kylo_topics(settings: Settings) -> tuple[str, ...]:
+    """Topics whose keys are companies: the ones that the direct path may serve."""
+    return tuple(topic.name for topic in declared.declared(settings.topic_txns, settings.topic_promote))
+
+
+class ProjectorProcess:
+    """`kylo-outbox project`: each projector in a loop of its own, as a member of its consumer group."""
+
+    def __init__(self, parts: Parts, names: Sequence[str]) -> None:
+        self._parts = parts
+        self._projectors = [named(parts, name) for name in names]
+        self._contact = BrokerContact(kafka_address(parts.settings))
+        self._workers: dict[str, Project] = {}
+
+    def check(self) -> None:
+        """Refuse to start without schema, broker and topics."""
+        require_schema(self._parts)
+        require_topics(self._contact, sorted({topic for each in self._projectors for topic in each.topics}))
+
+    def run(self, stop: Stop) -> None:
+        """Run until `stop`."""
+        schedule = Schedule(stop)
+        heart = Heart(self._parts.control, "projectors", self._state)
+        for projector in self._projectors:
+            schedule.keep_running(f"project {projector.name}", partial(self._worker, projector))
+        schedule.every(1.0, "heartbeat", heart.beat)
+        if self._parts.settings.sheets_post and any(isinstance(each, PostSheet) for each in self._projectors):
+            schedule.every(3600.0, "unposted tabs", announce_unposted(self._parts).run_once)
+        schedule.start()
+        stop.wait()
+        schedule.stop()
+
+    def _worker(self, projector: Projector) -> Worker:
+        source = Subscription(
+            kafka_address(self._parts.settings), projector.group or projector.name, list(projector.topics)
+        )
+        worker = self._workers[projector.name] = Project(projection(self._parts, projector), source)
+        return worker
+
+    def _state(self) -> dict[str, Any]:
+        return {"settled": {name: worker.settled for name, worker in self._workers.items()}}
+
+
+def announce_unposted(parts: Parts) -> AnnounceUnposted:
+    """The job that tells the road which tabs lack rows."""
+
+    def stores() -> list[tuple[Database, Sequence[str]]]:
+        found = parts.directory.stores()
+        return [(store.database, store.companies) for store in found if store.companies and not store.problem]
+
+    return AnnounceUnposted(topic=declared.TABS_CHANGED, control=parts.control, stores=stores)
+
+
+def _triage(parts: Parts) -> Triage:
+    def read_slices(slices: list[tuple[int, str]]) -> list[intake.SliceRow]:
+        with parts.control.transaction() as tx:
+            return intake.read_slices(tx, slices)
+
+    settings = parts.settings
+    return Triage(
+        topic=settings.topic_txns,
+        group=settings.group_txns,
+        pending_ready_topic=declared.PENDING_READY,
+        read_slices=read_slices,
+        is_known=parts.directory.is_known,
+    )
+
+
+def _post_sheet(parts: Parts) -> PostSheet:
+    return PostSheet(
+        topics=(declared.PENDING_READY, declared.TABS_CHANGED),
+        control=parts.control,
+        store_of=parts.directory.database_of,
+        company_of=parts.directory.company,
+        gateway=_gateway(parts.settings) if parts.settings.sheets_post else None,
+    )
+
+
+def _gateway(settings: Settings) -> GoogleSheets:
+    count: Callable[[str, str], None] = lambda kind, code: metrics.SHEETS_REQUESTS.labels(kind, code).inc()  # noqa: E731
+    return GoogleSheets(settings.sheets_endpoint, settings.google_credentials, on_request=count)
+
+
+def _own(name: str) -> Projector:
+    module_name, _, class_name = name.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        made = getattr(importlib.import_module(module_name), class_name)()
+    except (ImportError, AttributeError, TypeError) as missing:
+        raise Misconfigured(f"project: {name} cannot be loaded ({missing})") from None
+    if not isinstance(made, Projector):
+        raise Misconfigured(f"project: {name} is no kylo_outbox.Projector")
+    if not getattr(made, "name", "") or not made.topics:
+        raise Misconfigured(f"project: {name} needs a name and topics")
+    return made

@@ -1,0 +1,120 @@
+"""The relay process: one supervised relay a store, found in the directory every few seconds, and the upkeep jobs."""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from kylo_outbox.flows.direct import DirectDelivery
+from kylo_outbox.flows.housekeeping import Housekeeping
+from kylo_outbox.flows.relay import Relay, RelayState
+from kylo_outbox.kafka.contact import BrokerContact
+from kylo_outbox.kafka.producer import NoBroker, Publisher
+from kylo_outbox.runtime.backoff import Idling
+from kylo_outbox.runtime.schedule import Schedule
+from kylo_outbox.store.identity import require_own
+from kylo_outbox.store.outbox import stored_rows
+from kylo_outbox.store.session import LaneSession
+from kylo_outbox.telemetry import metrics
+from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema
+from kylo_outbox.wiring.projectors import NAMES, kylo_topics, named, projection
+
+if TYPE_CHECKING:
+    from kylo_outbox.runtime.stop import Stop
+    from kylo_outbox.store.engine import Database
+
+
+class RelayProcess:
+    """`kylo-outbox relay`. Any number may run: each lane has one leader, the others stand by."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        settings = parts.settings
+        # Without Kafka at all the direct companies are still served; what is for Kafka is held until there is one.
+        self._needs_kafka = settings.route_via_kafka or settings.kafka_brokers is not None
+        self._address = kafka_address(settings) if self._needs_kafka else None
+        self._contact = BrokerContact(self._address) if self._address else None
+        self._holder = f"{socket.gethostname()}:{os.getpid()}"
+        self._projections = [] if settings.all_via_kafka else [projection(parts, named(parts, name)) for name in NAMES]
+        self._states: dict[str, RelayState] = {}
+
+    def check(self) -> None:
+        """Refuse to start without schema and, where anything travels over it, a broker."""
+        require_schema(self._parts)
+        with self._parts.control.begin() as connection:
+            require_own(connection)
+        if self._contact is not None and self._parts.settings.route_via_kafka:
+            self._contact.require()
+
+    def run(self, stop: Stop) -> None:
+        """Run until `stop`; then drain what is in flight, store the cursors and give the lanes up."""
+        schedule = Schedule(stop)
+        heart = Heart(self._parts.control, "relay", self._state)
+        upkeep = Housekeeping(self._databases, self._parts.settings.outbox_retention)
+        schedule.every(5.0, "stores", partial(self._look_for_stores, schedule))
+        schedule.every(1.0, "heartbeat", heart.beat)
+        schedule.every(3600.0, "old heartbeats", heart.prune)
+        schedule.every(60.0, "housekeeping", upkeep.run_once)
+        if self._contact is not None:
+            schedule.every(3.0, "broker contact", self._contact.ask)
+        schedule.start()
+        stop.wait()
+        schedule.stop()
+
+    def _look_for_stores(self, schedule: Schedule) -> None:
+        for database in self._databases():
+            if database.dsn not in self._states:
+                state = self._states[database.dsn] = RelayState(store=database.name, lane=0)
+                schedule.keep_running(f"relay {database.name}", partial(self._relay, database, state))
+
+    def _databases(self) -> list[Database]:
+        return [store.database for store in self._parts.directory.stores() if not store.problem]
+
+    def _relay(self, database: Database, state: RelayState) -> Relay:
+        settings = self._parts.settings
+        with database.begin() as connection:
+            own = require_own(connection)
+        direct = None
+        if self._projections:
+            direct = DirectDelivery(
+                store=(own.store_id, own.generation),
+                topics=kylo_topics(settings),
+                is_direct=lambda company: not settings.via_kafka(company),
+                projections=self._projections,
+                stored_rows=partial(stored_rows, database),
+            )
+        idling = Idling()
+        return Relay(
+            state=state,
+            holder=self._holder,
+            open_session=lambda: LaneSession(database.dsn, database.name),
+            open_publisher=self._publisher,
+            direct=direct,
+            interval=settings.relay_interval,
+            idle=lambda worked: idling.pause(worked=worked),
+        )
+
+    def _publisher(self, store_id: str, generation: int) -> Publisher | NoBroker:
+        return Publisher(self._address, store_id, generation) if self._address else NoBroker()
+
+    def _state(self) -> dict[str, Any]:
+        states = list(self._states.values())
+        for state in states:
+            metrics.RELAY_IS_LEADER.labels(state.store, str(state.lane)).set(state.leading)
+            if state.last_success:
+                metrics.RELAY_LAST_SUCCESS.labels(state.store).set(state.last_success)
+        return {
+            "leader": any(state.leading for state in states),
+            "publishing": any(state.publishing for state in states),
+            "via_kafka": self._parts.settings.route_via_kafka,
+            "broker_contact_age_seconds": self._contact.age() if self._contact else None,
+            "published": sum(state.published for state in states),
+            "failed": sum(state.failed for state in states),
+            "last_success": max((state.last_success for state in states if state.last_success), default=None),
+            "lanes": [
+                {"store": state.store, "lane": state.lane, "leader": state.leading, "held_keys": len(state.held_keys)}
+                for state in states
+            ],
+        }

@@ -1,0 +1,5 @@
+"""Plugins, options and the one switch of the test run; fixtures live in `kylo_outbox.testing` and beside their tests."""
+
+from __future__ import annotations
+
+pytest_plugins = ["kylo_outbox.testing.servers", "kylo_outbox.testing.databases"]
