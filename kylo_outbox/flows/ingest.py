@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kylo_outbox.store.engine import Database
 
 _MAX_KEY = 200
+_ASKED_AT_ONCE = 10_000  # far under the number of parameters that a statement may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,10 @@ class Ingest:
                         ["Idempotency-Key: was used before, for other content; use a new key for new content"]
                     )
                 return _former_answer(conn, batch)
-            asked = {txn.company_id for txn in request.transactions}
-            _refuse_unknown(request, asked - companies.known(connection, asked))
+            asked = sorted({txn.company_id for txn in request.transactions})
+            for start in range(0, len(asked), _ASKED_AT_ONCE):
+                some = asked[start : start + _ASKED_AT_ONCE]
+                _refuse_unknown(request, set(some) - companies.known(connection, some))
             known = intake.save_transactions(conn, batch, request.transactions)
             _refuse_clashes(request, [(company_id, txn_id) for company_id, txn_id, differs in known if differs])
             return self._announce(conn, batch, request, {(company_id, txn_id) for company_id, txn_id, _ in known})

@@ -73,7 +73,7 @@ def routes(
 
 
 def health(snapshot: Snapshot) -> dict[str, Any]:
-    """The shape of `/health/kafka`: `unprocessedEvents` sums the stores that answer, `lagMs` is the oldest event's age."""
+    """The shape of `/health/kafka`: `unprocessedEvents` sums the stores that answer, `lagMs` is an age."""
     found: dict[str, Any] = {
         "status": snapshot.status,
         "producer": {"connected": snapshot.relay.connected},
