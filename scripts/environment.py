@@ -111,11 +111,10 @@ def _install(lock: str) -> None:
     for line in _lines(argv):
         if line.startswith(("Collecting ", "Requirement already satisfied")):
             seen += 1
-            _progress(
-                f"packages: {seen} of {packages}  {line.split()[1 if line.startswith('C') else 3].split('==')[0]}"
-            )
+            name = line.split()[1 if line.startswith("Collecting") else 3].split("==")[0]
+            _progress(f"packages: {seen} of {packages}  {name}", worth_a_line=seen % 20 == 0)
         elif line.startswith("Installing collected"):
-            _progress(f"packages: installing {packages}")
+            _progress(f"packages: installing {packages}", worth_a_line=True)
     _progress("")
 
 
@@ -161,10 +160,11 @@ def _lines(argv: list[str]) -> Iterator[str]:
         raise SetupFailed(f"installing failed: {last}. Check the connection and its proxy; the whole log: {LOG}")
 
 
-def _progress(text: str) -> None:
+def _progress(text: str, *, worth_a_line: bool = False) -> None:
+    """Show how far it is: one line that changes in a terminal, a line now and then anywhere else."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-    elif text.endswith(("0", "0 ")) or "installing" in text:
+    elif worth_a_line:
         say(text)
 
 
