@@ -12,7 +12,7 @@ from googleapiclient import discovery
 from googleapiclient.errors import HttpError
 
 from kylo_outbox.sheets import credentials, failures
-from kylo_outbox.sheets.errors import Rejected, TabProblem
+from kylo_outbox.sheets.errors import Rejected, TabProblem, WriteUnknown
 from kylo_outbox.sheets.tab import MARKER_KEY, Marker, Protection, TabContents, TabInfo
 from kylo_outbox.sheets.transport import NoAnswer, NoConnection, OnceHttp
 
@@ -133,6 +133,9 @@ class GoogleSheets:
         body = {"requests": list(requests)}
         call = self._service.spreadsheets().batchUpdate(spreadsheetId=spreadsheet_id, body=body)
         replies: list[dict[str, Any]] = self._send(call, write=True, spreadsheet_id=spreadsheet_id).get("replies", [])
+        if len(replies) != len(requests):
+            # Something between us and Google answered in its place; Google sends one reply for each sub-request.
+            raise WriteUnknown(f"{len(replies)} replies came for {len(requests)} sub-requests")
         return replies
 
     def create(self, title: str) -> str:
@@ -168,7 +171,7 @@ class GoogleSheets:
         failure: KyloError
         try:
             self._sign_in(http)
-            answer: dict[str, Any] = call.execute(http=http, num_retries=0)
+            answer = _executed(call, http)
         except NoConnection as error:
             code, failure = "unreachable", failures.of_connection(error)
         except NoAnswer as error:
@@ -209,6 +212,14 @@ class GoogleSheets:
     def _count(self, write: bool, code: str) -> None:
         if self._on_request is not None:
             self._on_request("write" if write else "read", code)
+
+
+def _executed(call: Any, http: Any) -> dict[str, Any]:
+    answer = call.execute(http=http, num_retries=0)
+    if not isinstance(answer, dict):
+        # The client hands out a body that is no JSON as a text instead of complaining.
+        raise ValueError("no JSON object")  # noqa: TRY004 - the same case as a body that cannot be decoded
+    return answer
 
 
 def quoted(title: str) -> str:

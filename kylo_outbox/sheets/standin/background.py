@@ -22,15 +22,14 @@ def running(directory: Path, *, strict: bool = False, port: int = 0) -> Iterator
         OSError: The directory cannot be used.
         Misconfigured: The port is taken.
     """
-    listening = listen("127.0.0.1", port)
-    books = Books(directory, strict=strict)
-    server = make_server(books)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="sheets-standin", daemon=True)
-    thread.start()
-    try:
+    with contextlib.ExitStack() as opened:
+        listening = opened.enter_context(listen("127.0.0.1", port))
+        books = opened.enter_context(contextlib.closing(Books(directory, strict=strict)))
+        server = make_server(books)
+        thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [listening]}, name="sheets-standin", daemon=True
+        )
+        thread.start()
+        opened.callback(thread.join, timeout=10)
+        opened.callback(setattr, server, "should_exit", True)
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    finally:
-        server.should_exit = True
-        thread.join(timeout=10)
-        listening.close()
-        books.close()

@@ -34,18 +34,7 @@ class Storage:
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        path = directory / "sheets.sqlite3"
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
-            # Held from the first write to the end: two servers on one file would each answer from their own memory.
-            self._db.execute("pragma locking_mode = exclusive")
-            self._db.execute("pragma journal_mode = wal")
-            self._db.execute("pragma synchronous = full")
-            self._db.executescript(_TABLES)
-            self._db.execute("begin immediate")
-            self._db.execute("commit")
-        except sqlite3.Error as error:
-            raise OSError(f"{path} cannot be used ({error}); is another sheets-emulator running on it?") from error
+        self._db = _open(directory / "sheets.sqlite3")
 
     def load(self) -> dict[str, Workbook]:
         """Return every workbook by id."""
@@ -108,6 +97,24 @@ class Storage:
         for number, cells in lines:
             sheet.put_row(number, {int(column): cell for column, cell in json.loads(cells).items()})
         return sheet
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db = None
+    try:
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
+        # Held from the first write to the end: two servers on one file would each answer from their own memory.
+        db.execute("pragma locking_mode = exclusive")
+        db.execute("pragma journal_mode = wal")
+        db.execute("pragma synchronous = full")
+        db.executescript(_TABLES)
+        db.execute("begin immediate")
+        db.execute("commit")
+    except sqlite3.Error as error:
+        if db is not None:
+            db.close()
+        raise OSError(f"{path} cannot be used ({error}); is another sheets-emulator running on it?") from error
+    return db
 
 
 def _changed(old: Sheet | None, new: Sheet) -> Iterator[tuple[int, Row]]:
