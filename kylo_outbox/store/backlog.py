@@ -65,6 +65,7 @@ select topic, count(*), extract(epoch from clock_timestamp() - min(created_at)):
  group by topic
  order by topic
 """
+_DECLARED = "select topic from kylo.topics order by topic"
 _HELD = """
 select topic, count(distinct key)
   from (select topic, key from kylo.outbox_held limit %(bound)s) held
@@ -94,8 +95,9 @@ select c.company_id, coalesce(max(p.upto), 0)
 class Backlog:
     """What waits in one store; ages in seconds.
 
-    `unprocessed` counts by topic what Kafka has not acknowledged (held events too); `exact` is False when that or
-    `open_pending` is an estimate. `unposted` are open rows that their company's tab does not hold yet.
+    `unprocessed` counts by topic what Kafka has not acknowledged: held events too, declared topics also at 0. `exact`
+    is False when that or `open_pending` is an estimate. `unposted` are open rows that their company's tab does not
+    hold yet.
     """
 
     unprocessed: dict[str, int] = field(default_factory=dict)
@@ -126,6 +128,7 @@ def read_backlog(conn: psycopg.Connection[Any], posted_upto: Mapping[str, int], 
         conn.execute(_BY_INDEX, {"plan": "off"})
         waiting = conn.execute(_WAITING, values).fetchall()
         conn.execute(_BY_INDEX, {"plan": "on"})
+        declared = conn.execute(_DECLARED).fetchall()
         counted = sum(count for _, count, _, _ in waiting)
         beyond = waiting[0][3] if waiting else 0
         held = conn.execute(_HELD, values).fetchall()
@@ -139,7 +142,8 @@ def read_backlog(conn: psycopg.Connection[Any], posted_upto: Mapping[str, int], 
             f"its schema is missing or closed to this user ({missing.sqlstate}); `kylo-outbox migrate`"
         ) from None
     return Backlog(
-        unprocessed={topic: count + beyond * count // counted for topic, count, _, _ in waiting},
+        unprocessed=dict.fromkeys((topic for [topic] in declared), 0)
+        | {topic: count + beyond * count // counted for topic, count, _, _ in waiting},
         oldest_age=max((age for _, _, age, _ in waiting), default=0.0),
         exact=not beyond and pending < bound,
         held_keys=dict(held),
