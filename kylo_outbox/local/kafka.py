@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import uuid
 from base64 import urlsafe_b64encode
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kylo_outbox.local import jars, paths, processes
+from kylo_outbox.local import archive, jars, paths, processes
 from kylo_outbox.local.locks import exclusive
 from kylo_outbox.local.paths import LOOPBACK
 from kylo_outbox.model.errors import NotReady, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from kylo_outbox.local.processes import Handle
 
@@ -79,6 +80,7 @@ class LocalKafka:
         settings: broker settings beside or instead of the defaults.
         cache: where the jars are kept, the platform's cache when None.
         progress: told (jars in place, jars in all) while the jars are fetched at the very first start.
+        jvm: further flags for the JVM instead of those of the class archive (see `archive`).
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class LocalKafka:
         settings: Mapping[str, str] | None = None,
         cache: Path | None = None,
         progress: Callable[[int, int], None] | None = None,
+        jvm: Sequence[str] | None = None,
     ) -> None:
         self.data_dir = data_dir.absolute()
         self.port = port
@@ -100,6 +103,7 @@ class LocalKafka:
         self._heap = heap
         self._cache = cache
         self._progress = progress
+        self._jvm = jvm
         self._state = self.data_dir / "server.json"
         self._config = self.data_dir / "server.properties"
         self._settings = {
@@ -128,8 +132,8 @@ class LocalKafka:
             if self.is_running():
                 return
             self._state.unlink(missing_ok=True)
-            cache = self._cache or paths.first_writable(paths.cache_dirs(self.data_dir))
-            java = [_java(), *_JVM, "-cp", os.pathsep.join(map(str, jars.class_path(cache, progress=self._progress)))]
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            java = self._java_command()
             for port in (self.port, self.controller_port):
                 if not paths.is_free(port):
                     raise Unreachable(
@@ -167,6 +171,24 @@ class LocalKafka:
         return handle if handle is not None and handle.alive() else None
 
     # -- inside
+
+    def _java_command(self) -> list[str]:
+        cache = self._cache or paths.first_writable(paths.cache_dirs(self.data_dir))
+        class_path = jars.class_path(cache, progress=self._progress)
+
+        def train(flags: list[str]) -> None:
+            with tempfile.TemporaryDirectory() as name:
+                ports = (paths.free_port(), paths.free_port())
+                log_file = cache / "archive.log"
+                broker = LocalKafka(Path(name), *ports, log_file=log_file, cache=cache, jvm=flags)
+                broker.start()
+                broker.stop()
+
+        java = _java()
+        quick = self._jvm
+        if quick is None:
+            quick = archive.flags(cache / "kafka-jars", Path(java), class_path, train=train)
+        return [java, *_JVM, *quick, "-cp", os.pathsep.join(map(str, class_path))]
 
     def _format(self, java: list[str]) -> None:
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
