@@ -201,17 +201,19 @@ def _watch(stack: Stack) -> None:
     talk.print("Ctrl-C ends it. Settings for another shell: [bold]kylo-outbox env[/]")
     if not talk.is_terminal:
         talk.print(_view(stack.status()))
-        stopped.wait()
+        while not stopped.wait(_LOOK_SECONDS):  # in pieces, because Windows hears no Ctrl-C in a long wait
+            pass
     with Live(console=talk, auto_refresh=False) as live:
         while not stopped.wait(_LOOK_SECONDS):
             live.update(_view(stack.status(), _health(stack)), refresh=True)
 
 
 def _health(stack: Stack) -> Mapping[str, Any]:
-    """Return what /health/kafka says, nothing while the API does not answer (it says 503 with the same body)."""
+    """Return what /health/kafka says when the flow is well, nothing while it is not or there is no API."""
     from kylo_outbox.local import parts  # noqa: PLC0415 - needs the extra `local`
 
-    body = parts.get(f"{stack.env()['KYLO_API_URL']}/health/kafka")
+    api = stack.env().get("KYLO_API_URL")
+    body = parts.get(f"{api}/health/kafka") if api else None
     return json.loads(body) if body else {}
 
 
@@ -223,7 +225,9 @@ def _view(states: list[PartState], health: Mapping[str, Any] | None = None) -> T
         where = state.url or (f"127.0.0.1:{state.port}" if state.port else "")
         colour = _COLOURS.get(state.state, "dim")
         table.add_row(state.name, f"[{colour}]{state.state}[/]", str(state.pid or ""), where, state.log or "")
-    if health:
+    if health is not None and not health:
+        table.caption = "flow: not healthy; look at kylo-outbox logs"
+    elif health:
         publisher = health.get("publisher") or {}
         flow = f"{health.get('status')}, {publisher.get('unprocessedEvents')} waiting, {publisher.get('lagMs')} ms"
         table.caption = f"flow: {flow}"

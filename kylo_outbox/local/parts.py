@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
@@ -54,9 +55,14 @@ def title(part: str) -> str:
     return _TITLES.get(part, part)
 
 
-def verb(part: str, port: int | None) -> list[str]:
-    """Return the words after `kylo-outbox` that run a pipeline part."""
-    return [word.format(port=port) for word in _VERBS[part]]
+def command(part: str, port: int | None) -> list[str]:
+    """Return the command that runs a pipeline part, with the Python that runs us."""
+    return own_command(*(word.format(port=port) for word in _VERBS[part]))
+
+
+def own_command(*words: str) -> list[str]:
+    """Return `kylo-outbox` with some words, as a command that needs no search path."""
+    return [sys.executable, "-m", "kylo_outbox", *words]
 
 
 def url(part: str, port: int | None) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -70,7 +69,7 @@ class Stack:
                 self._end(PARTS)
                 self._wipe()
             before = {state.name for state in self.status() if state.state == "running"}
-            self._choose_ports(port)
+            self._choose_ports(port, with_api=not stack_only)
             try:
                 self._bring_up(stack_only=stack_only)
             except BaseException:
@@ -91,7 +90,7 @@ class Stack:
         """
         self._own(part)
         with exclusive(self.data_dir / "stack.lock"):
-            self._choose_ports(None)
+            self._choose_ports(None, with_api=part == "api")
             self._start(part)
 
     def stop(self, part: str) -> None:
@@ -122,17 +121,17 @@ class Stack:
         Raises:
             NotReady: the stack has never been started.
         """
-        api = parts.url("api", self._file.port("api")) or ""
-        sheets = self.external.get("sheets") or parts.url("sheets", self._file.port("sheets")) or ""
-        return {
+        api = self._file.port("api")
+        found = {
             "PG_DSN_RW": self.external.get("postgres") or self.postgres().dsn(),
             "KAFKA_BROKERS": self.external.get("kafka") or self.kafka().bootstrap,
-            "KYLO_API_URL": api,
-            "KYLO_SHEETS_ENDPOINT": sheets,
+            "KYLO_API_URL": parts.url("api", api),
+            "KYLO_SHEETS_ENDPOINT": self.external.get("sheets") or parts.url("sheets", self._file.port("sheets")),
             "KYLO_SHEETS_POST": "1" if self._isolated else os.environ.get("KYLO_SHEETS_POST", "1"),
-            "KYLO_HTTP_PORT": str(self._file.port("api") or _WANTED_API_PORT),
+            "KYLO_HTTP_PORT": str(api) if api else None,
             "KYLO_DATA_DIR": str(self.data_dir),
         }
+        return {name: value for name, value in found.items() if value}
 
     def log_file(self, part: str) -> Path:
         """Return the file that a part's output is added to."""
@@ -141,7 +140,7 @@ class Stack:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run one `kylo-outbox` command against this stack and return its answer, output captured as text."""
         return subprocess.run(  # noqa: S603 - our own command
-            [sys.executable, "-m", "kylo_outbox", *words],
+            parts.own_command(*words),
             check=False,
             capture_output=True,
             text=True,
@@ -209,7 +208,7 @@ class Stack:
             return
         logs.trim(self.log_file(part))
         port = self._file.port(part)
-        argv = [sys.executable, "-m", "kylo_outbox", *parts.verb(part, port)]
+        argv = parts.command(part, port)
         handle = processes.start(argv, log_file=self.log_file(part), env=self._environment(), cwd=self._folder())
         self._file.remember(part, handle, port, self.log_file(part))
 
@@ -307,7 +306,7 @@ class Stack:
         remembered = self._file.handle(part) is not None
         return PartState(part, "crashed" if remembered else "stopped", None, port, None, log)
 
-    def _choose_ports(self, api: int | None) -> None:
+    def _choose_ports(self, api: int | None, *, with_api: bool) -> None:
         """Keep the remembered ports; choose another where a program that is not ours sits on one meanwhile."""
         if api is not None and api != self._file.port("api"):
             if not paths.is_free(api):
@@ -315,7 +314,8 @@ class Stack:
             # A running API would go on listening on its old port.
             self._end(["api"])
             self._file.set_port("api", api)
-        for name in ("postgres", "kafka", "controller", "sheets", "api"):
+        # A port that nobody is going to listen on yet would be chosen by another stack too.
+        for name in ("postgres", "kafka", "controller", "sheets", *(["api"] if with_api else [])):
             port = self._file.port(name)
             running = self._handle("kafka" if name == "controller" else name) is not None
             if port is not None and (running or paths.is_free(port)):

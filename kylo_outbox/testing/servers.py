@@ -30,6 +30,8 @@ _RUN = "OUTBOX_TEST_RUN"
 _POSTGRES = {"max_connections": "400", "shared_buffers": "64MB", "max_prepared_transactions": "50"}
 _OWN_POSTGRES = {"max_connections": "100", "shared_buffers": "32MB", "max_prepared_transactions": "10"}
 _OWN_HEAP = "384m"
+# Tests kill their broker: it may register again as soon as the session of its former life is over.
+_OWN_KAFKA = {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "400"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -96,13 +98,29 @@ def own_kafka() -> Iterator[LocalKafka]:
     with _throw_away() as name:
         folder = Path(name)
         server = LocalKafka(
-            folder / "kafka", paths.free_port(), paths.free_port(), log_file=folder / "kafka.log", heap=_OWN_HEAP
+            folder / "kafka",
+            paths.free_port(),
+            paths.free_port(),
+            log_file=folder / "kafka.log",
+            heap=_OWN_HEAP,
+            settings=_OWN_KAFKA,
         )
         try:
             server.start()
             yield server
         finally:
             server.kill()
+
+
+@pytest.fixture
+def own_folder() -> Iterator[Path]:
+    """A folder of this test alone that a PostgreSQL started as root may use; its servers end with it."""
+    with _throw_away() as name:
+        yield Path(name)
+        for state in Path(name).rglob("server.json"):
+            handle = processes.load_handle(state)
+            if handle is not None:
+                processes.kill(handle)
 
 
 def run_folder() -> Path:
