@@ -184,7 +184,7 @@ class Relay:
 
     def _settle(self, session: LaneSession, publisher: Outlet) -> int:
         """Pop finished batches from the front; how many rows they had. After a refusal: read again, carefully."""
-        broken = next((batch for batch in self._in_flight if batch.ticket is not None and batch.ticket.failure), None)
+        broken = self._broken(publisher)
         away: Transient | None = None
         done = 0
         while self._in_flight:
@@ -207,20 +207,31 @@ class Relay:
             raise away
         return done
 
+    def _broken(self, publisher: Outlet) -> _Batch | None:
+        """The first batch that failed; of a client that broke without telling which, the first unfinished one."""
+        unfinished = [batch for batch in self._in_flight if batch.ticket is not None and not batch.ticket.done]
+        failed = next((batch for batch in unfinished if batch.ticket and batch.ticket.failure), None)
+        if failed is None and publisher.fatal is not None:
+            if not unfinished:
+                publisher.rebuild()
+                return None
+            return unfinished[0]
+        return failed
+
     def _recover(self, session: LaneSession, publisher: Outlet, broken: _Batch) -> None:
         """After a failure nothing later may pass: new client, read again from the acknowledged prefix.
 
         One record of a batch was refused; sent one by one it shows itself, and its innocent neighbours pass.
         """
         ticket = broken.ticket
-        reason = ticket.reason if ticket else ""
+        reason = (ticket.reason if ticket else "") or str(publisher.fatal)
         metrics.OUTBOX_PUBLISH_FAILURES.labels(reason=reason.partition(":")[0]).inc()
         self.state.failed += 1
         self._written_at = 0.0
         self._store_cursor(session)
-        refused = ticket is not None and ticket.refuses_record
+        refused = ticket is not None and ticket.refuses_record(publisher.fatal)
         if refused and len(broken.published) == 1:
-            self._hold(session, broken.published, reason)
+            self._hold(session, broken.published, reason, retry=False)
         self._start_over(session, publisher)
         self._careful_until = max(self._careful_until, broken.published[-1][0])
         if not refused:
@@ -232,15 +243,15 @@ class Relay:
         self._turn = None
         session.rewind()
 
-    def _hold(self, session: LaneSession, rows: Sequence[Row], reason: str) -> None:
-        session.hold(rows, reason)
+    def _hold(self, session: LaneSession, rows: Sequence[Row], reason: str, *, retry: bool) -> None:
+        session.hold(rows, reason, retry=retry)
         fresh = {(row[1], row[2]) for row in rows} - self.state.held_keys
         self.state.held_keys |= fresh
         for topic, key in sorted(fresh):
             log.warning("%s holds key %s of %s: %s", self.name, key.decode(), topic, reason)
 
     def _retry_held(self, session: LaneSession, publisher: Outlet) -> None:
-        """Now and then try the oldest held event of each key again; a released key goes on in order."""
+        """Now and then try the oldest held events again that may be tried; a released key goes on in order."""
         now = time.monotonic()
         if not self.state.held_keys or now - self._held_at < _RETRY_HELD_EVERY:
             return
@@ -291,12 +302,13 @@ class Relay:
         if self.state.held_keys:
             behind = [row for row in rows if (row[1], row[2]) in self.state.held_keys]
             if behind:
-                self._hold(session, behind, "waits behind an earlier event of its key")
+                self._hold(session, behind, "waits behind an earlier event of its key", retry=False)
                 rows = [row for row in rows if (row[1], row[2]) not in self.state.held_keys]
         for topic in {row[1] for row in rows}:
             if not publisher.exists(topic):
                 lost = [row for row in rows if row[1] == topic]
-                self._hold(session, lost, f"topic {topic} does not exist; create it (`kylo-outbox topics apply`)")
+                reason = f"topic {topic} does not exist; create it (`kylo-outbox topics apply`)"
+                self._hold(session, lost, reason, retry=True)
                 rows = [row for row in rows if row[1] != topic]
         return rows, direct
 

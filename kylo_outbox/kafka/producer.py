@@ -8,18 +8,35 @@ out in order and costs no record.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from kylo_outbox.kafka.client import KafkaAddress, KafkaFault, build, classify, client_config, error_of, guarded
+from kylo_outbox.kafka.client import (
+    KafkaAddress,
+    KafkaFatal,
+    KafkaFault,
+    build,
+    classify,
+    client_config,
+    error_of,
+    guarded,
+)
 from kylo_outbox.model.events import HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _REFRESH = 60.0
+# What the client's own gap-less stop says of a record that the broker will never take.
+_GAPLESS = "_GAPLESS_GUARANTEE"
+
+# It is a choice, explained above; once a client is enough said nowhere.
+logging.getLogger("kylo_outbox.kafka.librdkafka").addFilter(
+    lambda record: "gapless.guarantee is experimental" not in record.getMessage()
+)
 
 
 class Ticket:
@@ -49,9 +66,10 @@ class Ticket:
         """What the client said of the failure; empty while there is none."""
         return f"{self.failure.name()}: {self.failure.str()}" if self.failure else ""
 
-    @property
-    def refuses_record(self) -> bool:
+    def refuses_record(self, fatal: KafkaFatal | None) -> bool:
         """Whether the failure is about a record (too large, invalid, not allowed) and not about the broker."""
+        if fatal is not None and fatal.code == _GAPLESS:
+            return True  # the client stops this way for requests that the broker refuses for good, and for no other
         return self.failure is not None and classify(self.failure) == "record"
 
 
@@ -75,6 +93,11 @@ class NoBroker:
     def drain(self, _seconds: float) -> int:
         """Nothing is in flight."""
         return 0
+
+    @property
+    def fatal(self) -> KafkaFatal | None:
+        """Nothing can break."""
+        return None
 
     def rebuild(self) -> None:
         """Nothing to build."""
@@ -105,6 +128,7 @@ class Publisher:
         self._prefix = f"1;{store_id};{generation};"
         self._producer = build(Producer, self._config)
         self._known: dict[str, float] = {}
+        self._fatal: KafkaFatal | None = None
 
     def exists(self, topic: str) -> bool:
         """Whether the broker knows the topic (asked again after a minute; a missing one is asked for each time).
@@ -143,7 +167,7 @@ class Publisher:
                 try:
                     produce(topic, payload, key, on_delivery=ticket, headers=records)
                 except BufferError:
-                    guarded(self._producer.poll, 0.05)
+                    self.poll(0.05)
                     continue
                 except KafkaException as refused:
                     ticket.failure = error_of(refused)
@@ -151,25 +175,39 @@ class Publisher:
                 break
         return ticket
 
+    @property
+    def fatal(self) -> KafkaFatal | None:
+        """Why the client can do no more and must be built anew; None while it works."""
+        return self._fatal
+
     def poll(self, seconds: float = 0.0) -> None:
         """Serve delivery reports for up to `seconds`."""
-        guarded(self._producer.poll, seconds)
+        self._serve(self._producer.poll, seconds)
 
     def hurry(self) -> None:
         """Send what waits for company at once: nothing else is coming."""
-        guarded(self._producer.flush, 0.001)
+        self._serve(self._producer.flush, 0.001)
 
     def drain(self, seconds: float) -> int:
         """Wait up to `seconds` for everything in flight; how many records are left."""
-        return int(guarded(self._producer.flush, seconds))
+        self._serve(self._producer.flush, seconds)
+        return len(self._producer)
 
     def rebuild(self) -> None:
         """Throw the client away with everything it has not sent, and build a new one."""
         self.close()
         self._producer = build(Producer, self._config)
         self._known.clear()
+        self._fatal = None
 
     def close(self) -> None:
         """Drop what is not sent; call `drain` before to wait for it."""
-        guarded(self._producer.purge, True, True, False)
-        guarded(self._producer.poll, 0)
+        self._serve(self._producer.purge)
+        self._serve(self._producer.poll, 0)
+
+    def _serve(self, call: Callable[..., Any], *args: Any) -> None:
+        # A fatal error shows here while delivery reports are served, and some reports never come then.
+        try:
+            guarded(call, *args)
+        except KafkaFatal as fatal:
+            self._fatal = fatal

@@ -25,7 +25,8 @@ create temporary table if not exists kylo_slice (
 ) on commit delete rows
 """
 COPY_STAGE = """
-copy kylo_slice (batch, company_id, txn_uid, txn_id, occurred_at, amount_cents, description, description_norm) from stdin
+copy kylo_slice (batch, company_id, txn_uid, txn_id, occurred_at, amount_cents, description, description_norm)
+from stdin
 """
 MOVE = """
 insert into kylo.transactions (company_id, txn_uid, txn_id, occurred_at, amount_cents, description, description_norm,

@@ -93,10 +93,10 @@ class LaneSession:
             if not lanes.renew(self._connection, lane):
                 raise Fatal(f"{self._name}: lane {lane.number} was taken over (epoch {lane.epoch} is over)")
 
-    def hold(self, rows: Sequence[Row], reason: str) -> None:
-        """Copy refused rows out of the way, with the reason people will read."""
+    def hold(self, rows: Sequence[Row], reason: str, *, retry: bool) -> None:
+        """Copy rows out of the way, with the reason people will read; `retry`: the relay tries again by itself."""
         with self._errors():
-            held.hold(self._connection, rows, reason)
+            held.hold(self._connection, rows, reason, retry=retry)
 
     def held_keys(self) -> set[tuple[str, bytes]]:
         """(topic, key) that must wait behind a held event."""
@@ -105,7 +105,7 @@ class LaneSession:
             return held.held_keys(self._connection, (lane.slot_from, lane.slot_to))
 
     def held_heads(self) -> list[Row]:
-        """The oldest held event of each key."""
+        """The oldest held event of each key, where it may be tried again."""
         lane, _ = self._held()
         with self._errors():
             return held.heads(self._connection, (lane.slot_from, lane.slot_to))

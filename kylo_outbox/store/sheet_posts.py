@@ -54,7 +54,7 @@ def next_ordinal(tx: psycopg.Connection[Any], company_id: str, tab: str) -> int:
     return int(row[0])
 
 
-def claim(  # noqa: PLR0913 - the columns of a claim
+def claim(
     tx: psycopg.Connection[Any],
     *,
     company_id: str,

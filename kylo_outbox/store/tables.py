@@ -150,6 +150,7 @@ outbox_held = sa.Table(
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("headers", pg.JSONB),
     sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("retry", sa.Boolean, nullable=False, server_default=sa.false()),
     _at("held_at"),
     sa.Index("outbox_held_key", "topic", "key", "id"),
     schema="kylo",

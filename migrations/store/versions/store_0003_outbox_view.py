@@ -20,6 +20,7 @@ create table kylo.outbox_held (
     payload bytea not null,
     headers jsonb,
     reason text not null,
+    retry boolean not null default false,
     held_at timestamptz not null default now()
 );
 create index outbox_held_key on kylo.outbox_held (topic, key, id);

@@ -1,0 +1,58 @@
+"""The API process: ingest, health and metrics over HTTP. It needs PostgreSQL and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kylo_outbox.flows.ingest import Ingest
+from kylo_outbox.flows.overview import Overview
+from kylo_outbox.flows.trace import Trace
+from kylo_outbox.model.errors import Transient
+from kylo_outbox.web import server
+from kylo_outbox.web.app import Access, Collaborators, build_app
+from kylo_outbox.wiring.parts import Parts, require_schema
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from kylo_outbox.runtime.stop import Stop
+    from kylo_outbox.store.engine import Database
+
+
+class ServerProcess:
+    """`kylo-outbox serve`."""
+
+    def __init__(self, parts: Parts, host: str | None, port: int | None) -> None:
+        self._parts = parts
+        self._host = parts.settings.http_host if host is None else host
+        self._port = parts.settings.http_port if port is None else port
+
+    def check(self) -> None:
+        """Refuse to start without the schema."""
+        require_schema(self._parts)
+
+    def run(self, _stop: Stop) -> None:
+        """Serve until a signal; the server has its own stop sign, with the same meaning."""
+        server.run(self.app(), self._host, self._port)
+
+    def app(self) -> FastAPI:
+        """The application with everything it asks."""
+        parts, settings = self._parts, self._parts.settings
+        return build_app(
+            Collaborators(
+                ingest=Ingest(parts.control, settings.topic_txns),
+                trace=Trace(parts.control, self._store_of),
+                overview=Overview(parts.control, self._stores),
+                checks={"schema": lambda: require_schema(parts)},
+            ),
+            Access(host=self._host, tokens=settings.api_tokens, webhook_secrets=settings.webhook_secrets),
+        )
+
+    def _stores(self) -> list[Database]:
+        return [store.database for store in self._parts.directory.stores()]
+
+    def _store_of(self, company_id: str) -> Database | None:
+        try:
+            return self._parts.directory.database_of(company_id)
+        except Transient:
+            return None

@@ -1,0 +1,92 @@
+"""An independent look at the broker: nothing here is shared with the product."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One record as it lies in the log."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    value: bytes
+    kylo: str
+    headers: dict[str, bytes]
+
+    @property
+    def outbox_id(self) -> int:
+        """The row it came from."""
+        return int(self.kylo.split(";")[3])
+
+    @property
+    def event_id(self) -> str:
+        """Stable over repeats."""
+        return self.kylo.split(";")[4]
+
+
+def make_topic(bootstrap: str, name: str = "", partitions: int = 4, **config: str) -> str:
+    """Create a topic and wait until it is there; its name."""
+    name = name or f"t-{uuid.uuid4().hex[:10]}"
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    [future] = admin.create_topics([NewTopic(name, partitions, 1, config=config)]).values()
+    future.result(20)
+    return name
+
+
+def read_all(bootstrap: str, topic: str) -> list[Seen]:
+    """Every record between the low and the high watermark of each partition, partition by partition."""
+    consumer = Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": f"look-{uuid.uuid4().hex}", "enable.auto.commit": False}
+    )
+    try:
+        found: list[Seen] = []
+        for number in consumer.list_topics(topic, 20).topics[topic].partitions:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), 20)
+            consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING)])
+            end = low
+            while end < high:
+                message = consumer.poll(20)
+                assert message is not None, f"{topic}/{number} is silent at {end} of {high}"
+                assert message.error() is None, message.error()
+                found.append(_seen(message))
+                end = message.offset() + 1
+        return found
+    finally:
+        consumer.close()
+
+
+def first_appearances(records: list[Seen]) -> list[Seen]:
+    """The log without repeats."""
+    seen: set[str] = set()
+    return [record for record in records if not (record.event_id in seen or seen.add(record.event_id))]
+
+
+def inversions(records: list[Seen]) -> int:
+    """How many first appearances of a key come after a later one of the same key."""
+    newest: dict[str, int] = {}
+    count = 0
+    for record in first_appearances(records):
+        count += record.outbox_id < newest.get(record.key, 0)
+        newest[record.key] = max(newest.get(record.key, 0), record.outbox_id)
+    return count
+
+
+def _seen(message) -> Seen:
+    headers = dict(message.headers() or [])
+    return Seen(
+        message.topic(),
+        message.partition(),
+        message.offset(),
+        (message.key() or b"").decode(),
+        message.value() or b"",
+        headers.get("kylo", b"").decode(),
+        headers,
+    )
