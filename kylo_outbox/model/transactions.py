@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kylo_outbox.model.errors import Conflict, Refused
 from kylo_outbox.model.normalise import normalise
@@ -46,6 +46,15 @@ _NOT_IN_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 class Invalid(ValueError):  # noqa: N818 - it never leaves this module as an error: it becomes one line of a refusal
     """One field is not acceptable; the text says what is wrong and what is accepted."""
+
+
+class HasDigest(Protocol):
+    """A transaction, wherever it was read from."""
+
+    @property
+    def content_digest(self) -> bytes:
+        """SHA-256 of everything that makes it what it is."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +162,7 @@ def txn_uid(company_id: str, txn_id: str) -> uuid.UUID:
     return uuid.UUID(bytes=named.digest()[:16], version=5)
 
 
-def slice_signature(transactions: Iterable[Transaction]) -> str:
+def slice_signature(transactions: Iterable[HasDigest]) -> str:
     """64 hex digits that name the content of one company's slice, whatever the order of its rows."""
     return _digest_of(transactions, b"kylo slice 1\n").hex()
 
@@ -169,7 +178,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_AMOUNT + 2 else f"{text[:_LONGEST_AMOUNT]}..."
 
 
-def _digest_of(transactions: Iterable[Transaction], kind: bytes) -> bytes:
+def _digest_of(transactions: Iterable[HasDigest], kind: bytes) -> bytes:
     return hashlib.sha256(kind + b"".join(sorted(txn.content_digest for txn in transactions))).digest()
 
 
