@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Row = list[Any]
 
+WEBHOOK = "/webhook/txns.ingest"
+API = "/v1/transactions"
+
 _ANSWER_SECONDS = 120.0
 _LOOK_SECONDS = 0.05
 
@@ -38,13 +41,13 @@ def add_companies(stack: Stack, companies: Iterable[str], *, workbook: str) -> N
             raise Unreachable("company add", said, f"Logs are in {stack.log_file('api').parent}.")
 
 
-def post(stack: Stack, transactions: list[dict[str, Any]]) -> dict[str, Any]:
+def post(stack: Stack, transactions: list[dict[str, Any]], *, door: str = WEBHOOK) -> dict[str, Any]:
     """Post transactions to the API and return its answer.
 
     Raises:
         Unreachable: the API did not answer with success; its problem is in the message.
     """
-    return call(stack, "/webhook/txns.ingest", {"transactions": transactions})
+    return call(stack, door, {"transactions": transactions})
 
 
 def call(stack: Stack, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
