@@ -23,12 +23,14 @@ _DRAIN_SECONDS = 20
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, except that the second signal leaves at once whichever it is."""
+    """Uvicorn, except that the second signal leaves at once whichever it is, and that a drained server exits with 0.
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit:
-            self.force_exit = True
-        super().handle_exit(sig, frame)
+    Uvicorn itself raises the signal once more at the end, which would end the process before it gave things back.
+    """
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn calls it so
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 def run(app: FastAPI, host: str, port: int, on_stop: Callable[[], None] = lambda: None) -> None:
@@ -60,6 +62,7 @@ def run(app: FastAPI, host: str, port: int, on_stop: Callable[[], None] = lambda
 
 
 def _bind(host: str, port: int) -> socket.socket:
+    listening: socket.socket | None = None
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, proto)
@@ -67,6 +70,8 @@ def _bind(host: str, port: int) -> socket.socket:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
     except OSError as taken:
+        if listening is not None:
+            listening.close()
         raise NotReady(
             f"cannot listen on {host} port {port}: {taken.strerror or taken}; choose another with KYLO_HTTP_PORT"
         ) from None
