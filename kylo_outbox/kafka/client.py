@@ -73,6 +73,8 @@ class _Quiet(logging.Filter):
         self._last: dict[tuple[Any, ...], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if "No `bootstrap.servers` configured" in record.getMessage():
+            return False  # said before the addresses are read; they are always given
         args = record.args if isinstance(record.args, tuple) else (record.msg,)
         kind, now = args[:2], time.monotonic()
         if now - self._last.get(kind, -_QUIET_SECONDS) < _QUIET_SECONDS:
