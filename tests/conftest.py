@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["kylo_outbox.testing.servers", "kylo_outbox.testing.databases"]
+pytest_plugins = ["kylo_outbox.testing.servers", "kylo_outbox.testing.databases", "kylo_outbox.testing.alone"]

@@ -36,7 +36,8 @@ Transaction = psycopg.Connection[Any] | sa.Connection | Session
 AsyncTransaction: TypeAlias = "psycopg.AsyncConnection[Any] | AsyncConnection | AsyncSession"
 
 EMIT = "select kylo.emit_raw(%s, %s, %s, %s::bytea, %s::jsonb, %s::uuid)"
-EMIT_MANY = "select kylo.emit_many(%s::text[], %s::text[], %s::text[], %s::bytea[], %s::jsonb[], %s::uuid[])"
+# Payloads travel in binary: as text each byte of an array of bytes would be escaped.
+EMIT_MANY = "select kylo.emit_many(%s::text[], %s::text[], %s::text[], %b::bytea[], %s::jsonb[], %s::uuid[])"
 _SA_EMIT = sa.text(
     "select kylo.emit_raw(:topic, :key, :type, cast(:payload as bytea), cast(:headers as jsonb), cast(:id as uuid))"
 )
@@ -149,8 +150,8 @@ def _row(event: Event, where: str = "") -> tuple[str, str, str, bytes, str, UUID
         payload = event.raw or to_bytes(event.payload)
     except Refused as refused:
         raise Refused([where + fault for fault in refused.faults]) from None
-    headers = json.dumps({**_trace_headers(), **event.headers})
-    return (event.topic, event.key, event.type, payload, headers, event.event_id)
+    headers = {**_trace_headers(), **event.headers}
+    return (event.topic, event.key, event.type, payload, json.dumps(headers) if headers else "{}", event.event_id)
 
 
 def _uuid(event_id: UUID | str | None) -> UUID | None:

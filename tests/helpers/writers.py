@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
-import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from kylo_outbox import emit
 from kylo_outbox.store.engine import connect
 
 if TYPE_CHECKING:
+    import uuid
     from collections.abc import Iterator
 
 

@@ -20,6 +20,7 @@ from kylo_outbox.store.engine import Database, connect
 
 
 def rows(database: Database) -> list[tuple[object, ...]]:
+    """Every event of the view, in order."""
     with database.transaction() as tx:
         return tx.execute("select topic, key, type, payload, headers, event_id from outbox order by id").fetchall()
 
@@ -106,6 +107,7 @@ def test_payload_forms(control_db, payload, stored):
 
 
 def deep(levels: int) -> list[object]:
+    """A list in a list in a list."""
     value: list[object] = []
     for _ in range(levels):
         value = [value]
@@ -232,7 +234,7 @@ def test_synchronous_commit_is_switched_on(control_db):
 
 
 def test_the_view_answers_the_question_in_peoples_fingers(control_db):
-    """`select count(*) from outbox where processed_at is null` is true without any relay, also for a user named kylo."""
+    """The count of open rows is true without any relay, also for a user named kylo."""
     with control_db.transaction() as tx:
         emit(tx, topic="a", key="k", type="T", payload={})
         assert tx.execute("SELECT COUNT(*) FROM outbox WHERE processed_at IS NULL;").fetchone() == (1,)

@@ -56,6 +56,7 @@ def delivery(number, key="k", payload=b"{}", *, store=STORE, generation=1, offse
 
 
 def position(database, key="k"):
+    """Where the projector is with a key."""
     with database.transaction() as tx:
         columns = "generation, outbox_id, applied, digest, duplicates"
         return tx.execute(f"select {columns} from kylo.positions where key = %s", (key,)).fetchone()

@@ -13,6 +13,7 @@ from kylo_outbox.model.errors import Fatal
 
 
 def open_rows(database):
+    """How many events nobody has acknowledged."""
     with database.transaction() as tx:
         [count] = tx.execute("select count(*) from outbox where processed_at is null").fetchone()
     return count
