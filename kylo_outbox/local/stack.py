@@ -53,13 +53,21 @@ class Stack:
 
     # -- the verbs
 
-    def up(self, *, fresh: bool = False, port: int | None = None, stack_only: bool = False) -> None:
+    def up(
+        self,
+        *,
+        fresh: bool = False,
+        port: int | None = None,
+        stack_only: bool = False,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
         """Start whatever does not run yet, migrate, declare the topics, and return when everything serves.
 
         Args:
             fresh: end what runs and begin with empty servers; servers named by the environment keep their data.
             port: port of the API; remembered.
             stack_only: PostgreSQL, Kafka and the Sheets stand-in only, without schema and pipeline.
+            meanwhile: what needs the schema only (companies to add, say), done while the rest starts.
 
         Raises:
             Unreachable: a part does not start; what this call started has been stopped again.
@@ -71,7 +79,7 @@ class Stack:
             before = {state.name for state in self.status() if state.state == "running"}
             self._choose_ports(port, with_api=not stack_only)
             try:
-                self._bring_up(stack_only=stack_only)
+                self._bring_up(meanwhile, stack_only=stack_only)
             except BaseException:
                 self._end([part for part in PARTS if part not in before])
                 raise
@@ -168,30 +176,34 @@ class Stack:
 
     # -- starting
 
-    def _bring_up(self, *, stack_only: bool) -> None:
-        # The broker needs longest and most of one core; the schema is ready by the time that it listens.
-        with ThreadPoolExecutor(1, thread_name_prefix="kafka") as pool:
+    def _bring_up(self, meanwhile: Callable[[], None] | None, *, stack_only: bool) -> None:
+        # The broker needs longest; the schema, and what needs only the schema, is ready by the time that it listens.
+        with ThreadPoolExecutor(2, thread_name_prefix="up") as pool:
             broker = pool.submit(self._start, "kafka")
             self._start("postgres")
+            beside = None
             if not stack_only:
                 self._do("migrate")
+                beside = pool.submit(meanwhile) if meanwhile else None
                 self._launch("sheets")
                 self._launch("api")
             broker.result()
-        if stack_only:
-            self._start("sheets")
-            return
-        self._do("topics", "apply")
-        for part in PIPELINE:
-            self._launch(part)
-        for part in PIPELINE:
-            self._await(part)
-        self._await_flow()
+            if not stack_only:
+                self._do("topics", "apply")
+                self._launch("relay")
+                self._launch("projectors")
+            if beside is not None:
+                beside.result()
+        for part in ("sheets",) if stack_only else PIPELINE:
+            self._start(part)
+        if not stack_only:
+            self._await_flow()
 
     def _start(self, part: str) -> None:
         if part in PIPELINE:
             self._launch(part)
             self._await(part)
+            self._say(f"{parts.title(part)} is up")
         elif part not in self.external and self._handle(part) is None:
             begun = time.monotonic()
             self._say(f"{parts.title(part)} starts")
@@ -223,7 +235,6 @@ class Stack:
             log_file=self.log_file(part),
             timeout=_READY_SECONDS,
         )
-        self._say(f"{parts.title(part)} is up")
 
     def _await_flow(self) -> None:
         """Wait until the API says that events flow, which it knows from the relay's heartbeat."""
@@ -237,6 +248,7 @@ class Stack:
             timeout=_READY_SECONDS,
         )
         self._await("projectors")
+        self._say("events flow")
 
     def _do(self, *words: str) -> None:
         begun = time.monotonic()
