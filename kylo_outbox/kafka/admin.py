@@ -103,7 +103,7 @@ class Admin:
         """
         guarded(self.client.poll, 0)
         codes = {error.name() for error in self._errors} | {fault.code}
-        # "ssl://host:port/bootstrap: Connect failed: Connection refused (after 0ms in state CONNECT)"
+        # The client says where, then what, then "(after 0ms in state CONNECT)": people need what.
         said = [error.str().partition("/bootstrap: ")[2].partition(" (after ")[0] for error in self._errors]
         heard = next((f" ({text})" for text in said if text), "")
         self._errors.clear()
