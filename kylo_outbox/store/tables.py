@@ -184,6 +184,7 @@ dead_letters = sa.Table(
         name="dead_letters_stage_topic_store_id_generation_outbox_id_part_key",
         postgresql_nulls_not_distinct=True,
     ),
+    sa.Index("dead_letters_open", "at", postgresql_where=sa.text("settled_at is null")),
     schema="kylo",
     comment="Records that no attempt can apply, with their bytes, coordinates and reason.",
 )

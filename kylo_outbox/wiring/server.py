@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from kylo_outbox.flows.ingest import Ingest
 from kylo_outbox.flows.overview import Overview
 from kylo_outbox.flows.trace import Trace
-from kylo_outbox.model.errors import Transient
 from kylo_outbox.web import server
 from kylo_outbox.web.app import Access, Collaborators, build_app
 from kylo_outbox.wiring.parts import Parts, require_schema
@@ -33,16 +32,17 @@ class ServerProcess:
 
     def run(self, _stop: Stop) -> None:
         """Serve until a signal; the server has its own stop sign, with the same meaning."""
-        server.run(self.app(), self._host, self._port)
+        overview = Overview(self._parts.control, self._stores)
+        server.run(self.app(overview), self._host, self._port, on_stop=overview.close)
 
-    def app(self) -> FastAPI:
+    def app(self, overview: Overview) -> FastAPI:
         """The application with everything it asks."""
         parts, settings = self._parts, self._parts.settings
         return build_app(
             Collaborators(
                 ingest=Ingest(parts.control, settings.topic_txns),
-                trace=Trace(parts.control, self._store_of),
-                overview=Overview(parts.control, self._stores),
+                trace=Trace(parts.control, parts.directory.database_of),
+                overview=overview,
                 checks={"schema": lambda: require_schema(parts)},
             ),
             Access(host=self._host, tokens=settings.api_tokens, webhook_secrets=settings.webhook_secrets),
@@ -50,9 +50,3 @@ class ServerProcess:
 
     def _stores(self) -> list[Database]:
         return [store.database for store in self._parts.directory.stores()]
-
-    def _store_of(self, company_id: str) -> Database | None:
-        try:
-            return self._parts.directory.database_of(company_id)
-        except Transient:
-            return None

@@ -76,7 +76,7 @@ class Pipeline(Stack):
         address = f"{self.env()['KYLO_SHEETS_ENDPOINT']}/_standin/sheets/{spreadsheet}.json"
         with urllib.request.urlopen(address, timeout=30) as answer:
             tabs = json.load(answer)["tabs"]
-        return next((tab["rows"][1:] for tab in tabs if tab["title"] == title), [])
+        return next((tab["values"][1:] for tab in tabs if tab["title"] == title), [])
 
 
 def wait_until(holds: Callable[[], bool], seconds: float, what: str) -> None:

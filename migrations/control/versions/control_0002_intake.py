@@ -31,7 +31,6 @@ create table intake.transactions (
     first_batch bigint not null references intake.batches,
     primary key (company_id, txn_id)
 );
-create unique index transactions_uid on intake.transactions (company_id, txn_uid);
 
 create table intake.batch_items (
     ingest_batch_id bigint not null references intake.batches,

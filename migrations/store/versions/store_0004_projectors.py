@@ -45,6 +45,7 @@ create table kylo.dead_letters (
     settled_at timestamptz,
     unique nulls not distinct (stage, topic, store_id, generation, outbox_id, partition_number, partition_offset)
 );
+create index dead_letters_open on kylo.dead_letters (at) where settled_at is null;
 comment on table kylo.dead_letters is 'Records that no attempt can apply, with their bytes, coordinates and reason.';
 """
 
