@@ -33,6 +33,12 @@ RELAY_LAST_SUCCESS = Gauge(
 RELAY_IS_LEADER = Gauge(
     "kylo_relay_is_leader", "1 where this relay holds the lane.", ("store", "lane"), registry=REGISTRY
 )
+CONSUMER_LAG_MESSAGES = Gauge(
+    "kylo_consumer_lag_messages", "Records a group has not read.", ("group", "topic", "partition"), registry=REGISTRY
+)
+CONSUMER_LAG_SECONDS = Gauge(
+    "kylo_consumer_lag_seconds", "Age of the oldest record a group has not read.", ("group", "topic"), registry=REGISTRY
+)
 CONSUMER_RECORDS = _counter(
     "consumer_records_total",
     "Records by how they ended: applied, duplicate, retried, held, dead.",

@@ -64,6 +64,14 @@ def kylo_topics(settings: Settings) -> tuple[str, ...]:
     return tuple(topic.name for topic in declared.declared(settings.topic_txns, settings.topic_promote))
 
 
+def groups(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """Topics by consumer group, of the product's own projectors."""
+    return {
+        settings.group_txns: (settings.topic_txns,),
+        PostSheet.name: (declared.PENDING_READY, declared.TABS_CHANGED),
+    }
+
+
 class ProjectorProcess:
     """`kylo-outbox project`: each projector in a loop of its own, as a member of its consumer group."""
 

@@ -11,6 +11,7 @@ from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.flows.housekeeping import Housekeeping
 from kylo_outbox.flows.relay import Relay, RelayState
 from kylo_outbox.kafka.contact import BrokerContact
+from kylo_outbox.kafka.lag import Lag
 from kylo_outbox.kafka.producer import NoBroker, Publisher
 from kylo_outbox.runtime.backoff import Idling
 from kylo_outbox.runtime.schedule import Schedule
@@ -19,11 +20,24 @@ from kylo_outbox.store.outbox import stored_rows
 from kylo_outbox.store.session import LaneSession
 from kylo_outbox.telemetry import metrics
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema
-from kylo_outbox.wiring.projectors import NAMES, kylo_topics, named, projection
+from kylo_outbox.wiring.projectors import NAMES, groups, kylo_topics, named, projection
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from kylo_outbox.runtime.stop import Stop
     from kylo_outbox.store.engine import Database
+
+
+def _measure_lag(lag: Lag, of: Mapping[str, Sequence[str]]) -> None:
+    """Show how far each group is behind; asked for by relays, because the API needs no broker."""
+    oldest: dict[tuple[str, str], float] = {}
+    for part in lag.of(of):
+        metrics.CONSUMER_LAG_MESSAGES.labels(part.group, part.topic, str(part.partition)).set(part.messages)
+        place = (part.group, part.topic)
+        oldest[place] = max(oldest.get(place, 0.0), part.seconds or 0.0)
+    for place, seconds in oldest.items():
+        metrics.CONSUMER_LAG_SECONDS.labels(*place).set(seconds)
 
 
 class RelayProcess:
@@ -59,6 +73,8 @@ class RelayProcess:
         schedule.every(60.0, "housekeeping", upkeep.run_once)
         if self._contact is not None:
             schedule.every(3.0, "broker contact", self._contact.ask)
+        if self._address is not None:
+            schedule.every(5.0, "lag", partial(_measure_lag, Lag(self._address), groups(self._parts.settings)))
         schedule.start()
         stop.wait()
         schedule.stop()
