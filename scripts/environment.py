@@ -27,6 +27,8 @@ LOG = ROOT / ".kylo" / "logs" / "install.log"
 _STAMP = HOUSE / "kylo-outbox.json"
 _SCRIPTS = HOUSE / ("Scripts" if sys.platform == "win32" else "bin")
 PYTHON = _SCRIPTS / ("python.exe" if sys.platform == "win32" else "python")
+# A clone that was moved or copied would go on importing the package from its old place.
+_WHERE = {"python": sys.version, "place": str(HOUSE)}
 _OLDEST = (3, 11)
 
 
@@ -60,7 +62,7 @@ def ready(lock: str) -> Path:
         _STAMP.unlink(missing_ok=True)
         _install(lock)
         _install_project()
-        _STAMP.write_text(json.dumps({"python": sys.version, "locks": made_from | {lock: _sum(lock)}}))
+        _STAMP.write_text(json.dumps({**_WHERE, "locks": made_from | {lock: _sum(lock)}}))
         say(f"environment ready after {time.monotonic() - begun:.0f} s ({HOUSE})")
     return PYTHON
 
@@ -173,12 +175,13 @@ def _progress(text: str, *, worth_a_line: bool = False) -> None:
 
 
 def _stamp() -> dict[str, str]:
-    """Return which lock files the environment was made from, nothing when it is half made or of another Python."""
+    """Return which lock files the environment was made from; nothing when it is half made, moved or of another Python."""
     try:
         stamp = json.loads(_STAMP.read_text())
     except (OSError, ValueError):
         return {}
-    return dict(stamp["locks"]) if stamp.get("python") == sys.version and PYTHON.exists() else {}
+    same = PYTHON.exists() and all(stamp.get(name) == value for name, value in _WHERE.items())
+    return dict(stamp["locks"]) if same else {}
 
 
 def _lock_file(lock: str) -> Path:
