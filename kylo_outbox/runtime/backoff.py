@@ -8,7 +8,7 @@ from tenacity import RetryCallState, wait_random_exponential
 class Backoff:
     """Full-jitter exponential waiting after failures in a row, up to `longest` seconds; a success starts over."""
 
-    def __init__(self, *, longest: float = 5.0, first: float = 0.1) -> None:
+    def __init__(self, *, longest: float = 1.0, first: float = 0.05) -> None:
         self._wait = wait_random_exponential(multiplier=first, max=longest)
         self._state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
         self.failures = 0

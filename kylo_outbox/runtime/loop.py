@@ -66,7 +66,8 @@ def run(worker: Worker, stop: Stop, pulse: Pulse) -> None:
             try:
                 pause = worker.run_once().pause
             except Transient as away:
-                pause = backoff.failed()
+                # Whoever said when to come back (a quota) is believed.
+                pause = max(backoff.failed(), float(getattr(away, "retry_after", 0.0)))
                 # One line an outage, not one a try.
                 if str(away) != told:
                     log.warning("%s waits: %s", worker.name, away)

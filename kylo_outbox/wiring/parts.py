@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from tenacity import Retrying, retry_if_exception_type, wait_exponential
 
 from kylo_outbox.kafka.client import KafkaAddress
+from kylo_outbox.kafka.topics import Topics
 from kylo_outbox.model.errors import Misconfigured, NotReady, Transient
+from kylo_outbox.model.topics import declared
 from kylo_outbox.store import heartbeats, migrate
 from kylo_outbox.store.directory import Directory
 from kylo_outbox.store.dsn import resolve
@@ -92,8 +94,8 @@ def require_schema(parts: Parts) -> None:
     migrate.require_head(parts.control, "control")
 
 
-def require_topics(contact: BrokerContact, topics: Sequence[str]) -> None:
-    """Refuse to start reading topics that do not exist.
+def require_topics(settings: Settings, contact: BrokerContact, topics: Sequence[str]) -> None:
+    """Refuse to start reading topics that do not exist, or declared ones whose partition count was changed.
 
     Raises:
         Unreachable, NotReady: in one line with the remedy.
@@ -102,6 +104,10 @@ def require_topics(contact: BrokerContact, topics: Sequence[str]) -> None:
     missing = contact.missing(topics)
     if missing:
         raise NotReady(f"topics missing: {', '.join(missing)}; run `kylo-outbox topics apply`")
+    mine = [topic for topic in declared(settings.topic_txns, settings.topic_promote) if topic.name in topics]
+    changed = [drift for drift in Topics(kafka_address(settings)).verify(mine) if drift.what == "partitions"]
+    if changed:
+        raise NotReady("; ".join(map(str, changed)))
 
 
 def when_ready(check: Callable[[], None], *, wait: bool, tell: Callable[[str], None]) -> None:

@@ -84,7 +84,9 @@ class ProjectorProcess:
     def check(self) -> None:
         """Refuse to start without schema, broker and topics."""
         require_schema(self._parts)
-        require_topics(self._contact, sorted({topic for each in self._projectors for topic in each.topics}))
+        require_topics(
+            self._parts.settings, self._contact, sorted({topic for each in self._projectors for topic in each.topics})
+        )
 
     def run(self, stop: Stop) -> None:
         """Run until `stop`."""
