@@ -175,7 +175,7 @@ def _progress(text: str, *, worth_a_line: bool = False) -> None:
 
 
 def _stamp() -> dict[str, str]:
-    """Return which lock files the environment was made from; nothing when it is half made, moved or of another Python."""
+    """Return which lock files the environment was made from; nothing when half made, moved or of another Python."""
     try:
         stamp = json.loads(_STAMP.read_text())
     except (OSError, ValueError):

@@ -359,6 +359,8 @@ class Stack:
 
     def _fetching(self, done: int, total: int) -> None:
         self._say(f"Kafka is fetched for the first time: {done} of {total} files")
+        if done == total:
+            self._say("Kafka is made ready for quick starts, once on this machine (some 15 s)")
 
 
 def _whole(log_file: Path) -> str:
