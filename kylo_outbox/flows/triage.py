@@ -13,11 +13,12 @@ from kylo_outbox.model.projector import Projector
 from kylo_outbox.model.transactions import slice_signature
 from kylo_outbox.store import pending
 from kylo_outbox.store.emit import emit_many
-from kylo_outbox.store.intake import SliceRow
 from kylo_outbox.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from kylo_outbox.store.intake import SliceRow
 
 _ANNOUNCED = UUID("6f0f6f0a-6d0e-5d0c-9a55-0d4e7d1f7a10")
 

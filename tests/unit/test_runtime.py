@@ -1,0 +1,125 @@
+"""Loops, waiting and supervision: a worker that fails is run again, one that must stop stops, none dies unseen."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from kylo_outbox.model.errors import Fatal, Transient
+from kylo_outbox.runtime.backoff import Backoff, Idling
+from kylo_outbox.runtime.loop import Pulse, run
+from kylo_outbox.runtime.schedule import Schedule
+from kylo_outbox.runtime.stop import Stop
+
+
+class Scripted:
+    """A worker that does what a list says, then stops its loop."""
+
+    name = "scripted"
+
+    def __init__(self, stop, *steps):
+        self._stop, self._steps = stop, list(steps)
+        self.turns, self.closed = 0, threading.Event()
+
+    def run_once(self):
+        """Do the next step."""
+        self.turns += 1
+        if not self._steps:
+            self._stop.set()
+            return SimpleNamespace(pause=0.0)
+        step = self._steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return SimpleNamespace(pause=step)
+
+    def close(self):
+        """Be closed."""
+        self.closed.set()
+
+
+def test_not_now_is_tried_again_and_told_once(caplog):
+    """Three failures in a row are one warning, and the loop goes on."""
+    stop = Stop()
+    worker = Scripted(stop, 0.0, Transient("away"), Transient("away"), Transient("away"), 0.0)
+    run(worker, stop, Pulse())
+    assert worker.turns == 6
+    assert worker.closed.is_set()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_fatal_ends_the_loop_and_closes_the_worker():
+    """A worker that would do harm by going on is closed and its error handed to the supervisor."""
+    stop = Stop()
+    worker = Scripted(stop, Fatal("taken over"))
+    with pytest.raises(Fatal):
+        run(worker, stop, Pulse())
+    assert worker.closed.is_set()
+
+
+def test_backoff_grows_is_bounded_and_forgets():
+    """Waiting never exceeds the limit, and a success starts over."""
+    backoff = Backoff(longest=0.5, first=0.1)
+    assert all(0 <= backoff.failed() <= 0.5 for _ in range(50))
+    backoff.succeeded()
+    assert backoff.failed() <= 0.2
+
+
+def test_idling_doubles_to_its_limit_and_wakes_at_once():
+    """Nothing to do is asked for less and less often; work starts over at the shortest pause."""
+    idling = Idling(shortest=0.001, longest=0.02)
+    pauses = [idling.pause(worked=False) for _ in range(10)]
+    assert pauses[0] == 0.002
+    assert pauses[-1] == 0.02
+    assert idling.pause(worked=True) == 0.001
+
+
+def test_the_schedule_starts_a_broken_worker_again():
+    """A loop that ends by an error is built and run again; stopping waits for its end."""
+    stop = Stop()
+    built, second = [], threading.Event()
+
+    def build():
+        broken = Scripted(Stop(), Fatal("first")) if not built else SimpleNamespace(name="second")
+        if built:
+            broken.run_once = lambda: (second.set(), SimpleNamespace(pause=0.01))[1]
+            broken.close = lambda: None
+        built.append(broken)
+        return broken
+
+    schedule = Schedule(stop)
+    schedule.keep_running("worker", build)
+    schedule.start()
+    assert second.wait(10)
+    assert schedule.pulse_ages()["worker"] < 5
+    schedule.stop()
+    assert len(built) == 2
+
+
+def test_a_failing_job_comes_again():
+    """What a job raises is logged, and its next run comes all the same."""
+    stop, twice = Stop(), threading.Event()
+    runs = []
+
+    def job():
+        runs.append(1)
+        if len(runs) == 2:
+            twice.set()
+        raise ValueError("no luck")
+
+    schedule = Schedule(stop)
+    schedule.every(0.1, "job", job)
+    schedule.start()
+    assert twice.wait(10)
+    schedule.stop()
+
+
+def test_a_loop_that_no_longer_moves_ends_the_process(monkeypatch):
+    """A thread can die without a trace; the watchdog sees its pulse grow old and leaves, for a new process."""
+    left = []
+    monkeypatch.setattr("kylo_outbox.runtime.schedule.os._exit", left.append)
+    schedule = Schedule(Stop())
+    schedule._pulses["dead"] = SimpleNamespace(age=lambda: 61.0)
+    schedule._look_at_pulses()
+    assert left == [70]
