@@ -76,6 +76,19 @@ class Schema:
                 database.close()
         return outcomes + away
 
+    def goes_back(self, to: str) -> bool:
+        """Whether `migrate(to)` would take something away somewhere.
+
+        Raises:
+            Misconfigured: there is no such revision.
+        """
+        if to == "head":
+            return False
+        tree = tree_of(to)
+        # Revisions of a tree are numbered with leading zeros: the order of their names is their own.
+        stand = [each.at for outcome in self.status() for each in outcome.versions if each.tree == tree]
+        return any(at is not None and to < at for at in stand)
+
     def status(self) -> list[Outcome]:
         """Where every database stands; nothing is changed.
 
