@@ -11,7 +11,7 @@ import getpass
 import os
 import shutil
 import tempfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,6 +115,19 @@ def own_kafka() -> Iterator[LocalKafka]:
 @pytest.fixture
 def own_folder() -> Iterator[Path]:
     """A folder of this test alone that a PostgreSQL started as root may use; its servers end with it."""
+    with _folder_of_servers() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def module_folder() -> Iterator[Path]:
+    """The same for all tests of one file."""
+    with _folder_of_servers() as folder:
+        yield folder
+
+
+@contextmanager
+def _folder_of_servers() -> Iterator[Path]:
     with _throw_away() as name:
         yield Path(name)
         for state in Path(name).rglob("server.json"):

@@ -6,6 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -51,7 +52,8 @@ class Pipeline(Stack):
             try:
                 return self.post(transactions)
             except urllib.error.HTTPError as refused:
-                if refused.code != 503:
+                refused.close()
+                if refused.code != HTTPStatus.SERVICE_UNAVAILABLE:
                     raise
             except OSError:
                 pass
@@ -64,7 +66,8 @@ class Pipeline(Stack):
             with urllib.request.urlopen(self.env()["KYLO_API_URL"] + path, timeout=30) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as status:
-            return json.load(status)
+            with status:
+                return json.load(status)
 
     def rows(self, sql: str, database: str = "kylo") -> list[tuple[Any, ...]]:
         """The answer of one query, on a connection of its own."""
@@ -74,8 +77,14 @@ class Pipeline(Stack):
     def tab(self, spreadsheet: str, title: str) -> list[list[Any]]:
         """The rows of a tab below its header; [] while there is no such tab."""
         address = f"{self.env()['KYLO_SHEETS_ENDPOINT']}/_standin/sheets/{spreadsheet}.json"
-        with urllib.request.urlopen(address, timeout=30) as answer:
-            tabs = json.load(answer)["tabs"]
+        try:
+            with urllib.request.urlopen(address, timeout=30) as answer:
+                tabs = json.load(answer)["tabs"]
+        except urllib.error.HTTPError as missing:
+            missing.close()
+            if missing.code != HTTPStatus.NOT_FOUND:
+                raise
+            return []
         return next((tab["values"][1:] for tab in tabs if tab["title"] == title), [])
 
 
