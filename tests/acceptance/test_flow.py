@@ -24,6 +24,7 @@ def pipeline(module_folder):
     for company in ("710", "711", "720", "721", "730", "731"):
         pipeline.ok("company", "add", company, "--spreadsheet", f"book-{company}", "--schema", f"app_{company}")
     yield pipeline
+    pipeline.tell()
     pipeline.down()
 
 

@@ -74,6 +74,12 @@ class Pipeline(Stack):
         with psycopg.connect(self.postgres().dsn(database)) as connection:
             return connection.execute(sql).fetchall()
 
+    def tell(self) -> None:
+        """Print the ends of all logs; pytest shows it where a test failed."""
+        for part in ("api", "relay", "projectors", "sheets"):
+            lines = self.log_file(part).read_text(errors="replace").splitlines()
+            print(f"== {part}", *lines[-40:], sep="\n")
+
     def tab(self, spreadsheet: str, title: str) -> list[list[Any]]:
         """The rows of a tab below its header; [] while there is no such tab."""
         address = f"{self.env()['KYLO_SHEETS_ENDPOINT']}/_standin/sheets/{spreadsheet}.json"
