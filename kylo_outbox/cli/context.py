@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # These ask for the local stack themselves: an address taken from it would look like a server that somebody named.
 _STACK_VERBS: Final = frozenset({"up", "down", "status", "logs", "start", "stop", "restart", "env", "sheets-emulator"})
+_PROCESSES: Final = frozenset({"serve", "relay", "project"})
 _ADDRESSES: Final = {
     "postgres": ("PG_DSN_RW",),
     "kafka": ("KAFKA_BROKERS", "KAFKA_BOOTSTRAP_SERVERS"),
@@ -84,7 +86,9 @@ def begin(ctx: typer.Context, *, verbose: bool) -> None:
         os.environ["KYLO_LOG_LEVEL"] = "DEBUG"
     if ctx.invoked_subcommand not in _STACK_VERBS:
         _use_local_stack()
-    # Verbs that stay set up their own logs; those that answer and leave are quiet.
+    # Verbs that stay set up their own logs; those that answer and leave are quiet, and an outage is one line: theirs.
+    quiet = not verbose and ctx.invoked_subcommand not in _PROCESSES
+    logging.getLogger("kylo_outbox.kafka.librdkafka").setLevel(logging.CRITICAL if quiet else logging.NOTSET)
     settings = load()
     level = settings.log_level if verbose else "WARNING"
     set_up_logs(level=level, fmt=settings.log_format, part=ctx.invoked_subcommand or "-", secrets=settings.secrets())

@@ -12,9 +12,8 @@ from kylo_outbox.cli.errors import PARTLY
 from kylo_outbox.cli.output import AsJson, duration, print_json, print_table, say
 from kylo_outbox.cli.stores import ask_all
 from kylo_outbox.kafka.lag import Lag
-from kylo_outbox.model.errors import KyloError, Misconfigured
+from kylo_outbox.model.errors import Misconfigured, Transient
 from kylo_outbox.store import waiting
-from kylo_outbox.wiring import projectors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,7 +45,7 @@ def lag(
         rows, complete = _relay(context) if not group or RELAY_GROUP in group else ([], True)
         try:
             rows += [{"store": None, **asdict(each)} for each in Lag(context.kafka).of(groups)] if groups else []
-        except (KyloError, ExceptionGroup) as away:
+        except Transient as away:
             if not rows and complete:
                 raise
             say(str(away))
@@ -90,6 +89,8 @@ def _relay(context: Context) -> tuple[list[dict[str, Any]], bool]:
 
 def _groups(context: Context, only: Sequence[str], topics: Sequence[str]) -> Mapping[str, Sequence[str]]:
     """Topics by group: those of our projectors, or the ones that were asked for."""
+    from kylo_outbox.wiring import projectors  # noqa: PLC0415 - loads Google's client, which no other verb here needs
+
     # Names are wanted, no calls: without this the Sheets projector would look for Google's credentials.
     quiet = replace(context.parts, settings=context.settings.model_copy(update={"sheets_post": False}))
     known: dict[str, Sequence[str]] = {}

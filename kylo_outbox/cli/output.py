@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,12 +25,12 @@ _UNLIMITED = 10_000
 
 def print_json(data: Any) -> None:
     """Print one JSON document; what JSON does not know (times, ids) becomes text."""
-    print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    print(json.dumps(data, indent=2, ensure_ascii=False, default=_plain))
 
 
 def print_line(data: Any) -> None:
     """Print one JSON document on one line, at once."""
-    print(json.dumps(data, ensure_ascii=False, default=str), flush=True)
+    print(json.dumps(data, ensure_ascii=False, default=_plain), flush=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -77,6 +78,10 @@ def duration(seconds: float | None) -> str:
         if seconds < limit:
             return f"{seconds / size:.{1 if limit == 10 or unit == 'h' else 0}f} {unit}"  # noqa: PLR2004 - seconds
     return f"{seconds / 86_400:.1f} d"
+
+
+def _plain(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _cell(value: Any) -> Text:
