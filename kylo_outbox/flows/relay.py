@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from kylo_outbox.kafka.client import KafkaFatal
+from kylo_outbox.kafka.producer import names_missing_topic
 from kylo_outbox.model.errors import Fatal, Transient
 from kylo_outbox.telemetry import metrics
 
@@ -120,7 +121,8 @@ class Relay:
         self._in_flight: deque[_Batch] = deque()
         self._ready: tuple[Cursor, int] | None = None
         self._turn: Turn | None = None
-        self._careful_until = 0
+        # Rows of a batch that failed: sent one by one until each has shown what it is.
+        self._suspects: set[int] = set()
         self._read_at = self._written_at = self._held_at = 0.0
 
     @property
@@ -231,9 +233,9 @@ class Relay:
         self._store_cursor(session)
         refused = ticket is not None and ticket.refuses_record(publisher.fatal)
         if refused and len(broken.published) == 1:
-            self._hold(session, broken.published, reason, retry=False)
+            self._hold(session, broken.published, reason, retry=names_missing_topic(reason))
         self._start_over(session, publisher)
-        self._careful_until = max(self._careful_until, broken.published[-1][0])
+        self._suspects |= {row[0] for row in broken.published}
         if not refused:
             raise Transient(f"Kafka: {reason}")
 
@@ -271,8 +273,7 @@ class Relay:
         """Read a turn and send it; (rows, whether more is known to wait). A turn that cannot be sent now is kept."""
         if time.monotonic() < self._read_at or not self._has_room():
             return 0, False
-        careful = self._careful_until > 0
-        turn = self._turn = self._turn or session.read(1 if careful else self._batch)
+        turn = self._turn = self._turn or session.read(1 if self._suspects else self._batch)
         if turn.rows:
             published, direct = self._sorted_out(session, publisher, turn.rows)
             ticket = publisher.send(published) if published else None
@@ -284,13 +285,12 @@ class Relay:
             if self._interval is not None and not turn.full:
                 self._read_at = time.monotonic() + self._interval
         self._turn = None
-        if careful and turn.cursor.high_water >= self._careful_until:
-            self._careful_until = 0
+        self._suspects -= {row[0] for row in turn.rows} if turn.rows else self._suspects
         return len(turn.rows), turn.full
 
     def _has_room(self) -> bool:
         waiting = sum(1 for batch in self._in_flight if not batch.done)
-        return waiting < (1 if self._careful_until else self._depth)
+        return waiting < (1 if self._suspects else self._depth)
 
     def _sorted_out(self, session: LaneSession, publisher: Outlet, rows: list[Row]) -> tuple[list[Row], list[Row]]:
         """(to publish, to hand over directly); rows of held keys and missing topics are copied out on the way."""
@@ -349,6 +349,7 @@ class Relay:
         """Give everything back at once; what is not acknowledged is read again by whoever leads next."""
         self.state.leading = self.state.publishing = False
         self._in_flight.clear()
+        self._suspects.clear()
         self._ready = self._turn = None
         publisher, self._publisher = self._publisher, None
         session, self._session = self._session, None

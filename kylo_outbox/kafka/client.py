@@ -176,6 +176,11 @@ def classify(error: KafkaError) -> Kind:
     return "fatal"
 
 
+def record_errors() -> frozenset[str]:
+    """Texts by which librdkafka names the errors that are about a record or its topic."""
+    return frozenset(KafkaError(code).str() for code in _RECORD_CODES)
+
+
 def error_of(raised: object) -> KafkaError | None:
     """The KafkaError inside an exception (or the bare object that Python 3.11 gets to see), if there is one."""
     if isinstance(raised, KafkaError):

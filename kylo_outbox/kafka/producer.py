@@ -23,6 +23,7 @@ from kylo_outbox.kafka.client import (
     client_config,
     error_of,
     guarded,
+    record_errors,
 )
 from kylo_outbox.model.events import HEADER
 
@@ -68,9 +69,15 @@ class Ticket:
 
     def refuses_record(self, fatal: KafkaFatal | None) -> bool:
         """Whether the failure is about a record (too large, invalid, not allowed) and not about the broker."""
-        if fatal is not None and fatal.code == _GAPLESS:
-            return True  # the client stops this way for requests that the broker refuses for good, and for no other
-        return self.failure is not None and classify(self.failure) == "record"
+        if self.failure is not None and classify(self.failure) == "record":
+            return True
+        # Delivery reports may never come after the gap-less stop; then only its text names the broker's answer.
+        return fatal is not None and fatal.code == _GAPLESS and any(text in str(fatal) for text in record_errors())
+
+
+def names_missing_topic(reason: str) -> bool:
+    """Whether a refusal is about a topic that is not there: such a one ends by itself once it is."""
+    return any(text in reason for text in ("Unknown topic", "UNKNOWN_TOPIC"))
 
 
 class NoBroker:
