@@ -1,4 +1,4 @@
-"""Plugins, options and the one switch of the test run; fixtures live in `kylo_outbox.testing` and beside their tests."""
+"""Plugins of the test run; fixtures live in `kylo_outbox.testing` and beside their tests."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Subscription:
     def _on_revoke(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
         self._assigned.difference_update((partition.topic, partition.partition) for partition in partitions)
 
-    @staticmethod
+    @staticmethod  # noqa: RET503 - it ends in NoReturn
     def _is_record(message: Any) -> bool:
         error: KafkaError | None = message.error()
         if error is None:

@@ -36,7 +36,7 @@ class Event:
 
     __slots__ = ("_payload", "_raw", "created_at", "event_id", "headers", "key", "outbox_id", "topic", "type")
 
-    def __init__(  # noqa: PLR0913 - these are the columns of an event, all by name
+    def __init__(
         self,
         *,
         topic: str,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
+from functools import partial
 
 import psycopg
 import pytest
-from helpers.pipeline import Pipeline, transaction, wait_until
+
+from tests.helpers.pipeline import Pipeline, transaction, wait_until
 
 COMPANIES = [f"{700 + number}" for number in range(20)]
 OWN_DATABASE = COMPANIES[15:]
@@ -25,7 +27,8 @@ def pipeline(own_folder):
     dsn.write_text(pipeline.postgres().dsn("elsewhere"))
     # The old runbook's way: rows in the table, then `migrate`.
     insert = (
-        "insert into control.company_config (company_id, db_dsn_rw, db_schema, spreadsheet_id, tab_pending, tab_active) "
+        "insert into control.company_config "
+        "(company_id, db_dsn_rw, db_schema, spreadsheet_id, tab_pending, tab_active) "
         "values (%s, %s, %s, 'rules', %s, %s)"
     )
     with psycopg.connect(pipeline.postgres().dsn()) as connection:
@@ -102,13 +105,8 @@ def test_every_transaction_arrives_exactly_once_and_in_order(pipeline):
     absorbed = "select coalesce(sum(duplicates), 0)::int from kylo.positions"
     assert pipeline.rows(absorbed)[0][0] + pipeline.rows(absorbed, "elsewhere")[0][0] > 0
     for database in ("kylo", "elsewhere"):
-        wait_until(
-            lambda name=database: (
-                pipeline.rows("select count(*) from outbox where processed_at is null", name) == [(0,)]
-            ),
-            30,
-            f"nothing is left unprocessed in {database}",
-        )
+        left = partial(pipeline.rows, "select count(*) from outbox where processed_at is null", database)
+        wait_until(lambda left=left: left() == [(0,)], 30, f"nothing is left unprocessed in {database}")  # type: ignore[misc]
         assert pipeline.rows("select count(*) from kylo.dead_letters", database) == [(0,)]
 
 

@@ -7,7 +7,8 @@ import urllib.error
 from typing import Any
 
 import pytest
-from helpers.pipeline import Pipeline, transaction, wait_until
+
+from tests.helpers.pipeline import Pipeline, transaction, wait_until
 
 RUNBOOK = [
     {"id": "t1", "company_id": "710", "date": "2025-08-26", "amount": -12.34, "description": "STARBUCKS"},

@@ -32,11 +32,11 @@ class Seen:
         return self.kylo.split(";")[4]
 
 
-def make_topic(bootstrap: str, name: str = "", partitions: int = 4, **config: str) -> str:
+def make_topic(bootstrap: str, name: str = "", partitions: int = 4, config: dict[str, str] | None = None) -> str:
     """Create a topic and wait until it is there; its name."""
     name = name or f"t-{uuid.uuid4().hex[:10]}"
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    [future] = admin.create_topics([NewTopic(name, partitions, 1, config=config)]).values()
+    [future] = admin.create_topics([NewTopic(name, partitions, 1, config=config or {})]).values()
     future.result(20)
     return name
 
@@ -57,7 +57,7 @@ def read_all(bootstrap: str, topic: str) -> list[Seen]:
                 assert message is not None, f"{topic}/{number} is silent at {end} of {high}"
                 assert message.error() is None, message.error()
                 found.append(_seen(message))
-                end = message.offset() + 1
+                end = (message.offset() or 0) + 1
         return found
     finally:
         consumer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -22,11 +23,11 @@ def address(kafka_server):
 @pytest.fixture
 def make_relay(control_db, address):
     """Build relays of the test's database; whatever is still open is closed in the end."""
-    made = []
+    made: list[Relay] = []
 
     def make(**changes):
         idling = Idling()
-        wiring = {
+        wiring: dict[str, Any] = {
             "state": RelayState(store="test", lane=0),
             "holder": f"test {len(made)}",
             "open_session": lambda: LaneSession(control_db.dsn, "test"),

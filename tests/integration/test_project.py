@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from helpers.broker import make_topic, read_all
-from helpers.projectors import TABLE, Collects
 
 from kylo_outbox import Event, Transient, emit, emit_many
 from kylo_outbox.flows.project import Project, Projection
@@ -18,6 +17,8 @@ from kylo_outbox.model.delivery import from_record
 from kylo_outbox.model.events import Origin
 from kylo_outbox.model.projector import EffectProjector
 from kylo_outbox.model.topics import dead_letter_name
+from tests.helpers.broker import make_topic, read_all
+from tests.helpers.projectors import TABLE, Collects
 
 STORE = "aaaabbbbcccc"
 
@@ -145,7 +146,7 @@ def test_one_poison_record_is_found_and_buried(control_db, projection, applied):
         assert tx.execute("select count(*) from outbox").fetchone() == (1,)
 
 
-STRANGE = [
+STRANGE: list[dict[str, Any]] = [
     {"value": None},
     {"value": b"\xff\x00not json"},
     {"value": b"[" * 5000 + b"]" * 5000},
@@ -163,7 +164,7 @@ STRANGE = [
 def test_strange_records_never_block_the_partition(control_db, projection, applied):
     """Random bytes, missing parts and broken headers are applied or buried with a reason, whoever wrote them."""
     numbers = itertools.count()
-    plain = {"topic": "t", "partition": 3, "key": b"k", "value": b"{}", "headers": [], "at": None}
+    plain: dict[str, Any] = {"topic": "t", "partition": 3, "key": b"k", "value": b"{}", "headers": [], "at": None}
     batch = [from_record(**{**plain, **strange, "offset": next(numbers)}) for strange in STRANGE]
     projection.handle(batch)
     projection.handle(batch)

@@ -6,12 +6,12 @@ import re
 from contextlib import closing
 
 import pytest
-from helpers.writers import Writers
 
 from kylo_outbox import Event, emit, emit_many
 from kylo_outbox.store import lanes, outbox
 from kylo_outbox.store.engine import connect
 from kylo_outbox.store.outbox import Reader
+from tests.helpers.writers import Writers
 
 
 @pytest.fixture

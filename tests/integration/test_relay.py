@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from helpers.broker import first_appearances, inversions, make_topic, read_all
-from helpers.writers import Writers
 
 from kylo_outbox import Event, emit, emit_many
 from kylo_outbox.flows.relay import RelayState
 from kylo_outbox.kafka.producer import NoBroker, Publisher, Ticket
 from kylo_outbox.model.errors import Fatal
+from tests.helpers.broker import first_appearances, inversions, make_topic, read_all
+from tests.helpers.writers import Writers
 
 
 def open_rows(database):
@@ -144,7 +144,7 @@ def test_a_missing_topic_holds_its_own_keys_only(control_db, kafka_server, topic
 
 def test_a_refused_record_holds_its_key_and_none_passes_it(control_db, kafka_server, make_relay, run_until):
     """Of 300 records one is too large for its topic: its key waits from there, every other record arrives, in order."""
-    small = make_topic(kafka_server.bootstrap, **{"max.message.bytes": "20000"})
+    small = make_topic(kafka_server.bootstrap, config={"max.message.bytes": "20000"})
     with control_db.transaction() as tx:
         for number in range(300):
             text = "x" * (30_000 if number == 140 else 10)

@@ -9,7 +9,6 @@ import threading
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
-from tests.helpers.mock_broker import PRODUCE, MockBroker
 
 from kylo_outbox.kafka.client import (
     KafkaAddress,
@@ -21,6 +20,7 @@ from kylo_outbox.kafka.client import (
     guarded,
 )
 from kylo_outbox.model.errors import Misconfigured, Refused, Transient
+from tests.helpers.mock_broker import PRODUCE, MockBroker
 
 OUT_OF_ORDER = 45
 

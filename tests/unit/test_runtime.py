@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -78,10 +79,11 @@ def test_idling_doubles_to_its_limit_and_wakes_at_once():
 def test_the_schedule_starts_a_broken_worker_again():
     """A loop that ends by an error is built and run again; stopping waits for its end."""
     stop = Stop()
-    built, second = [], threading.Event()
+    built: list[Any] = []
+    second = threading.Event()
 
     def build():
-        broken = Scripted(Stop(), Fatal("first")) if not built else SimpleNamespace(name="second")
+        broken: Any = Scripted(Stop(), Fatal("first")) if not built else SimpleNamespace(name="second")
         if built:
             broken.run_once = lambda: (second.set(), SimpleNamespace(pause=0.01))[1]
             broken.close = lambda: None
@@ -117,9 +119,10 @@ def test_a_failing_job_comes_again():
 
 def test_a_loop_that_no_longer_moves_ends_the_process(monkeypatch):
     """A thread can die without a trace; the watchdog sees its pulse grow old and leaves, for a new process."""
-    left = []
+    left: list[int] = []
     monkeypatch.setattr("kylo_outbox.runtime.schedule.os._exit", left.append)
     schedule = Schedule(Stop())
-    schedule._pulses["dead"] = SimpleNamespace(age=lambda: 61.0)
+    dead: Any = SimpleNamespace(age=lambda: 61.0)
+    schedule._pulses["dead"] = dead
     schedule._look_at_pulses()
     assert left == [70]
