@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,11 @@ import typer
 import kylo_outbox
 from kylo_outbox import settings
 from kylo_outbox.cli import app
+from kylo_outbox.flows.overview import RelayView, Snapshot, StoreView
+from kylo_outbox.store.backlog import Backlog
+from kylo_outbox.store.heartbeats import Heartbeat
+from kylo_outbox.telemetry import metrics
+from kylo_outbox.web.metrics import table_gauges
 from kylo_outbox.wiring.projectors import NAMES
 
 if TYPE_CHECKING:
@@ -185,6 +191,22 @@ def test_guides_name_commands_that_exist(guide: str):
     assert [fault for each in named for fault in faults_of(each.split())] == []
     for names in re.findall(r"kylo-outbox project ([a-z]+)", text):
         assert names in NAMES
+
+
+def test_every_metric_is_in_the_guide():
+    """docs/operations.md lists the metrics that a scrape shows, each once, and no other."""
+    backlog = Backlog({"t": 1}, 1.0, True, {"t": 1}, {"t": 1}, 1, 1, 1.0)
+    now = datetime.now(UTC)
+    beat = Heartbeat("relay", "one", now, 1.0, {}, [])
+    snapshot = Snapshot(now, (StoreView("s", backlog),), (beat,), RelayView())
+    shown = {name for name, *_ in table_gauges(snapshot)}
+    shown |= {
+        f"{family.name}_total" if family.type == "counter" else family.name for family in metrics.REGISTRY.collect()
+    }
+    guide = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(kylo_\w+)` \|", guide, re.MULTILINE)
+    assert sorted(listed) == sorted(shown)
+    assert {name for name in re.findall(r"`(kylo_\w+)`", guide) if name not in shown} == set()
 
 
 def _environment(text: str) -> list[str]:
