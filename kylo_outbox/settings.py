@@ -66,6 +66,8 @@ def _level(value: str) -> str:
     return value.upper()
 
 
+Interval = Annotated[float | None, BeforeValidator(_interval)]
+Seconds = Annotated[float, BeforeValidator(_seconds)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Text = Annotated[str | None, BeforeValidator(_blank_is_unset)]
 
@@ -109,11 +111,9 @@ class Settings(BaseModel):
     webhook_secrets: Words = Field((), alias="KYLO_WEBHOOK_SECRETS", repr=False)
     data_dir: Path = Field(Path(".kylo"), alias="KYLO_DATA_DIR")
 
-    relay_interval: Annotated[float | None, BeforeValidator(_interval)] = Field(None, alias="KYLO_RELAY_INTERVAL", gt=0)
+    relay_interval: Interval = Field(None, alias="KYLO_RELAY_INTERVAL", gt=0, allow_inf_nan=False)
     relay_fencing: Literal["none"] = Field("none", alias="KYLO_RELAY_FENCING")
-    outbox_retention: Annotated[float, BeforeValidator(_seconds)] = Field(
-        7 * 86400.0, alias="KYLO_OUTBOX_RETENTION", ge=0
-    )
+    outbox_retention: Seconds = Field(7 * 86400.0, alias="KYLO_OUTBOX_RETENTION", ge=0, allow_inf_nan=False)
     log_level: Annotated[str, AfterValidator(_level)] = Field("INFO", alias="KYLO_LOG_LEVEL")
     log_format: Literal["text", "json"] = Field("text", alias="KYLO_LOG_FORMAT")
 

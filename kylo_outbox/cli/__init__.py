@@ -7,11 +7,11 @@ Data goes to stdout, talk to stderr; an error is one line with its remedy, never
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kylo_outbox import __version__
 from kylo_outbox.cli import company, context, ingest, lag, migrate, outbox, run, sheets, stack, store, topics
 from kylo_outbox.cli.errors import Told
 
@@ -51,7 +51,7 @@ for _add in _REGISTER:
 
 def _say_version(wanted: bool) -> None:
     if wanted:
-        print(version("kylo-outbox"))
+        print(__version__)
         raise typer.Exit
 
 

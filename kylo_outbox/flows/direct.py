@@ -51,10 +51,11 @@ class DirectDelivery:
         """Whether the row belongs to a flow of a company that is routed directly."""
         return topic in self._topics and self._is_direct(key.decode())
 
-    def catch_up(self) -> None:
-        """Apply every stored row of direct companies once more; positions absorb what was applied already."""
+    def catch_up(self) -> Iterator[None]:
+        """Apply every stored row of direct companies once more, step by step; positions absorb what was applied."""
         for rows in self._stored_rows(self._topics):
             self.deliver([row for row in rows if self._is_direct(row[2].decode())])
+            yield
 
     def deliver(self, rows: Sequence[Row]) -> None:
         """Apply rows in order; a row whose topic has no projector here is for other readers and counts as taken.

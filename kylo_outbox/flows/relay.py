@@ -19,7 +19,7 @@ from kylo_outbox.model.errors import Fatal, Transient
 from kylo_outbox.telemetry import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from kylo_outbox.kafka.producer import NoBroker, Publisher, Ticket
     from kylo_outbox.store.lanes import Cursor
@@ -45,8 +45,8 @@ class Direct(Protocol):
         """Whether rows of this topic and key are handed over directly."""
         ...
 
-    def catch_up(self) -> None:
-        """Apply what was published to Kafka and lies there unread; called when the lane was taken."""
+    def catch_up(self) -> Iterator[None]:
+        """Apply, step by step, what was published to Kafka and lies there unread; begun when the lane was taken."""
         ...
 
     def deliver(self, rows: Sequence[Row]) -> None:
@@ -108,19 +108,21 @@ class Relay:
         direct: Direct | None = None,
         interval: float | None = None,
         idle: Callable[[bool], float],
+        is_paused: Callable[[str, bytes], bool] = lambda _topic, _key: False,
         batch: int = 1000,
         depth: int = 8,
     ) -> None:
         self.state = state
         self._holder = holder
         self._open_session, self._open_publisher = open_session, open_publisher
-        self._direct, self._interval, self._idle = direct, interval, idle
+        self._direct, self._interval, self._idle, self._is_paused = direct, interval, idle, is_paused
         self._batch, self._depth = batch, depth
         self._session: LaneSession | None = None
         self._publisher: Outlet | None = None
         self._in_flight: deque[_Batch] = deque()
         self._ready: tuple[Cursor, int] | None = None
         self._turn: Turn | None = None
+        self._catching_up: Iterator[None] | None = None
         # Rows of a batch that failed: sent one by one until each has shown what it is.
         self._suspects: set[int] = set()
         self._read_at = self._written_at = self._held_at = 0.0
@@ -135,7 +137,7 @@ class Relay:
         try:
             session, publisher = self._opened()
             if not self.state.leading and not self._take(session):
-                return RelayTurn(leading=False, pause=_STANDBY)
+                return RelayTurn(leading=session.lane is not None, pause=_STANDBY if session.lane is None else 0.0)
             publisher.poll()
             done = self._settle(session, publisher)
             self._store_cursor(session)
@@ -175,11 +177,24 @@ class Relay:
         return self._session, self._publisher
 
     def _take(self, session: LaneSession) -> bool:
-        if not session.take(self.state.lane, self._holder):
-            return False
-        self.state.held_keys = session.held_keys()
+        """Take the lane and, a step a turn, apply what the direct path must catch up with; True once it leads."""
+        if session.lane is None:
+            if not session.take(self.state.lane, self._holder):
+                return False
+            self.state.held_keys = session.held_keys()
+            self._catching_up = None
+        session.renew()
         if self._direct is not None:
-            self._direct.catch_up()
+            self._catching_up = self._catching_up or self._direct.catch_up()
+            try:
+                next(self._catching_up)
+            except StopIteration:
+                pass
+            except Transient:
+                self._catching_up = None
+                raise
+            else:
+                return False
         self.state.leading = True
         log.info("%s leads", self.name)
         return True
@@ -246,7 +261,8 @@ class Relay:
         session.rewind()
 
     def _hold(self, session: LaneSession, rows: Sequence[Row], reason: str, *, retry: bool) -> None:
-        session.hold(rows, reason, retry=retry)
+        if rows:
+            session.hold(rows, reason, retry=retry)
         fresh = {(row[1], row[2]) for row in rows} - self.state.held_keys
         self.state.held_keys |= fresh
         for topic, key in sorted(fresh):
@@ -259,14 +275,20 @@ class Relay:
             return
         self._held_at = now
         for head in session.held_heads():
-            if publisher.exists(head[1]):
+            if self._is_paused(head[1], head[2]):
+                continue
+            if self._direct is not None and self._direct.takes(head[1], head[2]):
+                self._direct.deliver([head])
+            elif publisher.exists(head[1]):
                 ticket = publisher.send([head])
                 publisher.drain(_LEASE_SAFE)
                 if not ticket.done:
                     self._start_over(session, publisher)
                     return
-                session.let_go(head)
-                self._held_at = 0.0
+            else:
+                continue
+            session.let_go(head)
+            self._held_at = 0.0
         self.state.held_keys = session.held_keys()
 
     def _read(self, session: LaneSession, publisher: Outlet) -> tuple[int, bool]:
@@ -294,16 +316,19 @@ class Relay:
 
     def _sorted_out(self, session: LaneSession, publisher: Outlet, rows: list[Row]) -> tuple[list[Row], list[Row]]:
         """(to publish, to hand over directly); rows of held keys and missing topics are copied out on the way."""
+        paused = [row for row in rows if self._is_paused(row[1], row[2])]
+        if paused:
+            self._hold(session, paused, "its company is paused; `kylo-outbox company resume` lets it go on", retry=True)
+        if self.state.held_keys:
+            behind = [row for row in rows if (row[1], row[2]) in self.state.held_keys]
+            # Rows that are held for themselves stay as they are.
+            self._hold(session, behind, "waits behind an earlier event of its key", retry=False)
+            rows = [row for row in rows if (row[1], row[2]) not in self.state.held_keys]
         direct: list[Row] = []
         if self._direct is not None:
             takes = self._direct.takes
             direct = [row for row in rows if takes(row[1], row[2])]
             rows = [row for row in rows if not takes(row[1], row[2])]
-        if self.state.held_keys:
-            behind = [row for row in rows if (row[1], row[2]) in self.state.held_keys]
-            if behind:
-                self._hold(session, behind, "waits behind an earlier event of its key", retry=False)
-                rows = [row for row in rows if (row[1], row[2]) not in self.state.held_keys]
         for topic in {row[1] for row in rows}:
             if not publisher.exists(topic):
                 lost = [row for row in rows if row[1] == topic]

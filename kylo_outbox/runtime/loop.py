@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kylo_outbox.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
+_BEAT = 5.0
 
 
 class Result(Protocol):
@@ -77,8 +78,10 @@ def run(worker: Worker, stop: Stop, pulse: Pulse) -> None:
                     log.info("%s goes on", worker.name)
                     told = ""
                 backoff.succeeded()
-            if pause > 0:
-                stop.wait(pause)
+            # A long wait (a quota) is no hanging: the pulse goes on.
+            while pause > 0 and not stop.wait(min(pause, _BEAT)):
+                pulse.beat()
+                pause -= _BEAT
     except Fatal as fatal:
         log.error("%s stops: %s", worker.name, fatal)  # noqa: TRY400 - the message is the whole story
         raise

@@ -12,12 +12,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from psycopg import errors as pg
-
-from kylo_outbox.model.errors import Misconfigured, Transient
+from kylo_outbox.model.errors import Misconfigured, NotReady, Transient
 from kylo_outbox.store import companies
 from kylo_outbox.store.dsn import resolve, shown
 from kylo_outbox.store.engine import Database
+from kylo_outbox.store.identity import require_own
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,17 +121,14 @@ class Directory:
         if database.dsn in self._names:
             return self._names[database.dsn], None
         try:
-            with database.transaction() as tx:
-                row = tx.execute("select store_id from kylo.store").fetchone()
-        except Transient as away:
-            return None, self._tell(database.name, str(away))
-        except pg.UndefinedTable:
-            return None, self._tell(database.name, f"{database.name} is not migrated; run `kylo-outbox migrate`")
-        if row is None:
-            return None, self._tell(database.name, f"{database.name} has no name; run `kylo-outbox migrate`")
+            with database.begin() as connection:
+                # A copy brings its origin's name with it: it must not be taken for its origin.
+                store_id = require_own(connection).store_id
+        except (Transient, NotReady) as not_now:
+            return None, self._tell(database.name, str(not_now))
         self._told.pop(database.name, None)
-        self._names[database.dsn] = row[0]
-        return row[0], None
+        self._names[database.dsn] = store_id
+        return store_id, None
 
     def _tell(self, who: str, problem: str) -> str:
         if self._told.get(who) != problem:

@@ -39,9 +39,7 @@ def resolve(reference: str, environ: Mapping[str, str], name: str) -> str:
 
 def checked(dsn: str, name: str) -> str:
     """Return `dsn` if libpq can read it; the error carries no part of it, because libpq's own shows passwords."""
-    try:
-        conninfo_to_dict(dsn)
-    except (ProgrammingError, UnicodeError, ValueError):
+    if _parts(dsn) is None:
         raise Misconfigured(
             f"{name}: not a PostgreSQL connection string; write postgresql://user:password@host:port/database with "
             "special characters of the password percent-encoded, or env:NAME or file:PATH"
@@ -53,8 +51,18 @@ def shown(dsn: str) -> str:
     """A form for people: host, port, database and user, never a password or an option."""
     if dsn.startswith(("env:", "file:")):
         return dsn
+    parts = _parts(dsn)
+    if parts is None:
+        return "(unreadable connection string)"
+    return make_conninfo(**{name: str(parts[name]) for name in _SHOWN if parts.get(name)})
+
+
+def _parts(dsn: str) -> dict[str, str | int | None] | None:
+    """What libpq reads; None where it reads nothing, or takes a piece of a password for a host or a port."""
     try:
         parts = conninfo_to_dict(dsn)
     except (ProgrammingError, UnicodeError, ValueError):
-        return "(unreadable connection string)"
-    return make_conninfo(**{name: str(parts[name]) for name in _SHOWN if parts.get(name)})
+        return None
+    hosts, ports = str(parts.get("host") or ""), str(parts.get("port") or "")
+    misread = "@" in hosts or "\x00" in dsn or not all(port.isdigit() for port in ports.split(",") if port)
+    return None if misread else dict(parts)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 # user:password@ of a URL, and password=... of a key/value connection string.
-_URL_PASSWORD = re.compile(r"(?P<head>\w+://[^\s:/@]*):[^\s@]*@")
+_URL_PASSWORD = re.compile(r"(?P<head>\w+://[^\s:/@]*):[^\s]*@")
 _KEY_PASSWORD = re.compile(
     r"(?P<head>\b(?:password|sslpassword|passfile)\s*=\s*)(?:'(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
 
+from kylo_outbox import __version__
 from kylo_outbox.telemetry.samples import add_up
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def render(snapshot: Snapshot, own: Iterable[Sample]) -> bytes:
 def table_gauges(snapshot: Snapshot) -> list[Sample]:
     """Gauges that are computed at the scrape. A store that does not answer shows 0 in `kylo_store_up` and no counts."""
     samples = [
-        _gauge("build_info", "Which release this is.", 1, version=_release()),
+        _gauge("build_info", "Which release this is.", 1, version=__version__),
         _gauge("outbox_oldest_pending_age_seconds", "Age of the oldest unpublished event.", snapshot.lag_seconds),
     ]
     for store in snapshot.stores:
@@ -73,9 +73,10 @@ class _Once:
         self._samples = samples
 
     def collect(self) -> Iterator[Metric]:
-        families: dict[str, Metric] = {}
+        # A counter's family is named without its _total, so a gauge and a counter may share a name.
+        families: dict[tuple[str, str], Metric] = {}
         for family, kind, text, name, labels, value in self._samples:
-            metric = families.setdefault(family, Metric(family, text, kind))
+            metric = families.setdefault((family, kind), Metric(family, text, kind))
             metric.add_sample(name, labels, value)
         yield from families.values()
 
@@ -90,10 +91,3 @@ def _summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
         for name, number in one.items():
             total[name] = total.get(name, 0) + number
     return total
-
-
-def _release() -> str:
-    try:
-        return version("kylo-outbox")
-    except PackageNotFoundError:
-        return "unknown"

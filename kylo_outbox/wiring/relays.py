@@ -52,6 +52,7 @@ class RelayProcess:
         self._contact = BrokerContact(self._address) if self._address else None
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._projections = [] if settings.all_via_kafka else [projection(parts, named(parts, name)) for name in NAMES]
+        self._company_topics = frozenset(kylo_topics(settings))
         self._states: dict[str, RelayState] = {}
 
     def check(self) -> None:
@@ -110,7 +111,14 @@ class RelayProcess:
             direct=direct,
             interval=settings.relay_interval,
             idle=lambda worked: idling.pause(worked=worked),
+            is_paused=self._is_paused,
         )
+
+    def _is_paused(self, topic: str, key: bytes) -> bool:
+        if topic not in self._company_topics:
+            return False
+        company = self._parts.directory.company(key.decode())
+        return company is not None and company.paused
 
     def _publisher(self, store_id: str, generation: int) -> Publisher | NoBroker:
         return Publisher(self._address, store_id, generation) if self._address else NoBroker()

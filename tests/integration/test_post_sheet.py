@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -157,7 +158,7 @@ def test_a_poster_killed_before_the_call_posts_afterwards(control_db, poster, st
 
 def test_two_posters_of_one_tab_do_not_interleave(control_db, poster):
     """While one claim of a tab is open, a second one is refused by the table itself."""
-    values = {"company_id": "710", "tab": TITLE, "spreadsheet_id": BOOK, "row_hashes": ["a"], "upto": 1}
+    values: dict[str, Any] = {"company_id": "710", "tab": TITLE, "spreadsheet_id": BOOK, "row_hashes": ["a"], "upto": 1}
     with control_db.transaction() as tx:
         sheet_posts.claim(tx, ordinal=1, signature="one", **values)
     with pytest.raises(Transient, match="another poster"), control_db.transaction() as tx:

@@ -57,9 +57,6 @@ def test_an_unreadable_string_is_not_shown(dsn: str):
 
 
 @pytest.mark.parametrize("dsn", MISREAD)
-@pytest.mark.xfail(
-    strict=True, reason="store/dsn.py: an unencoded @ or a missing host moves the password into host or port"
-)
 def test_a_misread_password_is_not_shown(dsn: str):
     """A password that libpq takes for a host or a port is no host and no port for people."""
     assert SECRET not in shown(dsn)

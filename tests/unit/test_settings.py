@@ -195,7 +195,6 @@ def test_durations_that_are_none(no_file: Path, text: str):
 
 
 @pytest.mark.parametrize("name", ["KYLO_OUTBOX_RETENTION", "KYLO_RELAY_INTERVAL"])
-@pytest.mark.xfail(strict=True, reason="settings.py: needs allow_inf_nan=False on both fields")
 def test_for_ever_is_no_duration(no_file: Path, name: str):
     """A relay that looks again after an infinite time would look once."""
     with pytest.raises(Misconfigured, match=name):
