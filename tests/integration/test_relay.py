@@ -160,6 +160,25 @@ def test_a_refused_record_holds_its_key_and_none_passes_it(control_db, kafka_ser
     assert any("Message size too large" in reason for (reason,) in reasons)
 
 
+def test_a_paused_company_waits_and_goes_on_in_order(control_db, kafka_server, topic, make_relay, run_until):
+    """Events of a paused company are held, the others go on; resumed, they follow in order, also over a restart."""
+    paused = {b"710"}
+    relay = make_relay(is_paused=lambda _topic, key: key in paused)
+    with control_db.transaction() as tx:
+        emit_many(tx, [Event(topic=topic, key=str(710 + n % 2), type="T", payload={}) for n in range(20)])
+    run_until(relay, lambda: open_rows(control_db) == 10)
+    assert {record.key for record in read_all(kafka_server.bootstrap, topic)} == {"711"}
+    relay.close()
+    paused.clear()
+    with control_db.transaction() as tx:
+        emit(tx, topic=topic, key="710", type="T", payload={})
+    again = make_relay(is_paused=lambda _topic, key: key in paused)
+    run_until(again, lambda: open_rows(control_db) == 0)
+    records = read_all(kafka_server.bootstrap, topic)
+    assert len(records) == len(first_appearances(records)) == 21
+    assert inversions(records) == 0
+
+
 def test_without_any_broker_events_for_kafka_are_held(control_db, kafka_server, topic, make_relay, run_until):
     """A relay without Kafka loses nothing: what is for Kafka waits until there is a relay with Kafka."""
     with control_db.transaction() as tx:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -30,7 +31,7 @@ def topic():
     return Topic(f"t-{uuid.uuid4().hex[:10]}", partitions=3, retention_ms=3_600_000)
 
 
-def produce(bootstrap: str, name: str, count: int, partition: int = 0, **message: object) -> None:
+def produce(bootstrap: str, name: str, count: int, partition: int = 0, **message: Any) -> None:
     """Write records and wait for the acknowledgements."""
     producer = Producer({"bootstrap.servers": bootstrap})
     for number in range(count):
@@ -87,7 +88,9 @@ def test_partition_counts_are_never_changed(topics, topic):
 
 def test_drift_that_only_people_can_mend(kafka_server, topics, topic):
     """Compaction and too few copies are told and left alone; retention by size is corrected."""
-    make_topic(kafka_server.bootstrap, topic.name, 3, **{"cleanup.policy": "compact", "retention.bytes": "1000000"})
+    make_topic(
+        kafka_server.bootstrap, topic.name, 3, config={"cleanup.policy": "compact", "retention.bytes": "1000000"}
+    )
     found = {drift.what for drift in topics.verify([topic], replication=2)}
     assert found == {"cleanup policy", "replication", "retention"}
     topics.apply([topic], replication=2)
