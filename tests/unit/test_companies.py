@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kylo_outbox.model.companies import DEFAULT_DSN, Company, checked, default_schema, new_company
-from kylo_outbox.model.errors import Refused
+from kylo_outbox.model.errors import Misconfigured, Refused
 from kylo_outbox.model.topics import DAY_MS, dead_letter_name, declared, default_topic
 
 
@@ -88,6 +88,13 @@ def test_declared_topics():
         assert (grave.retention_ms, grave.partitions) == (30 * DAY_MS, source.partitions)
         assert grave.max_bytes > source.max_bytes
         assert grave.dead_letter == grave.name
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("pending.ready", "a"), ("a", "a.dlq")])
+def test_two_topics_of_one_name_are_refused(names):
+    """Settings that make two topics one cannot be followed."""
+    with pytest.raises(Misconfigured, match="two topics at once"):
+        declared(*names)
 
 
 def test_names_of_dead_letter_topics():
