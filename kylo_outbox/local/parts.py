@@ -21,9 +21,10 @@ PARTS = SERVERS + PIPELINE
 _TITLES = {"postgres": "PostgreSQL", "kafka": "Kafka", "sheets": "Sheets stand-in", "api": "API"}
 _VERBS = {
     "sheets": ("sheets-emulator", "--port", "{port}"),
-    "api": ("serve",),
-    "relay": ("relay",),
-    "projectors": ("project", "--all"),
+    # They wait for a server that is just coming back; nobody else would start them again here.
+    "api": ("serve", "--wait"),
+    "relay": ("relay", "--wait"),
+    "projectors": ("project", "--all", "--wait"),
 }
 _ANSWER_SECONDS = 2.0
 _OK = 200

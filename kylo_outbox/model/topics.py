@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from kylo_outbox.model.errors import Misconfigured
+
 OnPoison = Literal["hold", "skip"]
 
 DAY_MS: Final = 86_400_000
@@ -75,6 +77,9 @@ def declared(topic_txns: str, topic_promote: str) -> tuple[Topic, ...]:
     Args:
         topic_txns: `KAFKA_TOPIC_TXNS`, by default `txns.company.batches`.
         topic_promote: `KAFKA_TOPIC_PROMOTE`, by default `rules.promote.requests`.
+
+    Raises:
+        Misconfigured: two of the topics would have one name.
     """
     week = 7 * DAY_MS
     sources = (
@@ -83,4 +88,8 @@ def declared(topic_txns: str, topic_promote: str) -> tuple[Topic, ...]:
         Topic(PENDING_READY, partitions=16, retention_ms=week),
         Topic(TABS_CHANGED, partitions=16, retention_ms=week),
     )
-    return (*sources, *(dead_letter_of(source) for source in sources))
+    topics = (*sources, *(dead_letter_of(source) for source in sources))
+    names = [topic.name for topic in topics]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Misconfigured(f"KAFKA_TOPIC_TXNS, KAFKA_TOPIC_PROMOTE: {', '.join(twice)} would be two topics at once")
+    return topics
