@@ -173,6 +173,25 @@ def test_sql_payload_types(control_db):
     assert [row[3] for row in rows(control_db)] == ['{ "a":1}', '{"a": 1}', '{ "a":1}', "\x01"]
 
 
+def test_a_table_can_emit_its_changes(control_db):
+    """`kylo.emit_on_change` saves an event for each changed row, in the changing transaction."""
+    with control_db.transaction() as tx:
+        tx.execute("create table account (id text, cents bigint)")
+        tx.execute("select kylo.emit_on_change('account', 'accounts', 'id')")
+        tx.execute("insert into account values ('a', 1), ('b', 2)")
+        tx.execute("update account set cents = 3 where id = 'a'")
+        tx.execute("delete from account where id = 'b'")
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match="no column"), tx.transaction():
+            tx.execute("select kylo.emit_on_change('account', 'accounts', 'nothing')")
+    found = [(row[1], row[2], json.loads(str(row[3]))["after"]) for row in rows(control_db)]
+    assert found == [
+        ("a", "account.insert", {"id": "a", "cents": 1}),
+        ("b", "account.insert", {"id": "b", "cents": 2}),
+        ("a", "account.update", {"id": "a", "cents": 3}),
+        ("b", "account.delete", None),
+    ]
+
+
 def test_the_same_event_id_adds_nothing(control_db):
     """An event id given again for the same topic comes back and adds no row; for another topic it does."""
     chosen = uuid.uuid4()

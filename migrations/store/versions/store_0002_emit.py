@@ -219,10 +219,39 @@ begin
      order by e.n;
     return v_ids;
 end $$;
+create function kylo.emit_change() returns trigger language plpgsql as $$
+-- Arguments: topic, key column, type (empty: the operation). The payload is {op, table, before, after}.
+declare
+    v_before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
+    v_after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
+begin
+    perform kylo.emit(
+        tg_argv[0], coalesce(v_after, v_before) ->> tg_argv[1],
+        coalesce(nullif(tg_argv[2], ''), tg_table_name || '.' || lower(tg_op)),
+        jsonb_build_object('op', lower(tg_op), 'table', tg_table_schema || '.' || tg_table_name,
+                           'before', v_before, 'after', v_after));
+    return null;
+end $$;
+
+create function kylo.emit_on_change(p_table regclass, p_topic text, p_key_column text, p_type text default null)
+returns void language plpgsql as $$
+begin
+    if not exists (select from pg_attribute
+                    where attrelid = p_table and attname = p_key_column and attnum > 0 and not attisdropped) then
+        raise exception 'key column: % has no column %', p_table, p_key_column using errcode = '22023';
+    end if;
+    execute format('create or replace trigger kylo_emit after insert or update or delete on %s '
+                   'for each row execute function kylo.emit_change(%L, %L, %L)',
+                   p_table, p_topic, p_key_column, coalesce(p_type, ''));
+end $$;
+comment on function kylo.emit_on_change is
+    'Emits an event for each changed row of a table, in the changing transaction; drop trigger kylo_emit ends it.';
 revoke insert, update, delete, truncate on kylo.outbox_log from public;
 """
 
 DOWN = """
+drop function kylo.emit_on_change(regclass, text, text, text);
+drop function kylo.emit_change();
 drop function kylo.emit_many(text[], text[], text[], bytea[], jsonb[], uuid[]);
 drop function kylo.emit(text, text, text, bytea, jsonb, uuid);
 drop function kylo.emit(text, text, text, json, jsonb, uuid);
