@@ -17,7 +17,7 @@ update kylo.store set store_id = substr(replace(gen_random_uuid()::text, '-', ''
 def ensure_template(server_dsn: str, dsn: str, name: str) -> None:
     """Make the template database `name` with both trees at their heads, unless it is there."""
     with connect(server_dsn, "tests", autocommit=True) as connection:
-        if connection.execute("select from pg_database where datname = %s", (name,)).fetchone():
+        if connection.execute("select from pg_database where datname = %s", (name,)).fetchone() is not None:
             return
         connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
     database = Database(dsn, name=name)
