@@ -83,14 +83,7 @@ def plan_pending(
     hashes = tuple(row.txn_uid for row in chosen)
     signature = batch_signature(company_id, title, ordinal, hashes)
     marker = post_marker(ordinal, signature)
-    if tab is None or contents is None:
-        sheet_id = layout.new_sheet_id(signature)
-        shape = layout.new_tab(sheet_id, title, PENDING_COLUMNS, protected=layout.PENDING_PROTECTED)
-        old: tuple[Marker, ...] = ()
-    else:
-        sheet_id = tab.sheet_id
-        shape = layout.missing_shape(tab, contents.header, PENDING_COLUMNS, protected=layout.PENDING_PROTECTED)
-        old = tab.markers
+    sheet_id, shape, old = _shape(tab, contents, title, signature)
     append = {"sheetId": sheet_id, "fields": "userEnteredValue,dataValidation", "rows": cells}
     return PostPlan(
         requests=(*shape, {"appendCells": append}, *marker_requests(sheet_id, signature, marker, old)),
@@ -101,6 +94,17 @@ def plan_pending(
         marker=marker,
         sheet_id=sheet_id,
     )
+
+
+def _shape(
+    tab: TabInfo | None, contents: TabContents | None, title: str, signature: str
+) -> tuple[int, list[dict[str, Any]], tuple[Marker, ...]]:
+    """(id of the tab, requests that give it its shape where that is missing, markers that lie there)."""
+    if tab is None or contents is None:
+        sheet_id = layout.new_sheet_id(signature)
+        return sheet_id, layout.new_tab(sheet_id, title, PENDING_COLUMNS, protected=layout.PENDING_PROTECTED), ()
+    shape = layout.missing_shape(tab, contents.header, PENDING_COLUMNS, protected=layout.PENDING_PROTECTED)
+    return tab.sheet_id, shape, tab.markers
 
 
 def row_data(cells: Sequence[Cell]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from functools import partial
+from typing import Any
 
 import psycopg
 import pytest
@@ -51,16 +51,12 @@ def batches(seed: int) -> list[list[dict[str, object]]]:
     return [list(part) for part in zip(*[iter(ordered)] * 20, strict=True)]
 
 
-@pytest.mark.alone
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(2, 8))])
-def test_every_transaction_arrives_exactly_once_and_in_order(pipeline, seed):
-    """5,000 transactions, 14 kills: each once in its table and tab, per company in order, repeats absorbed."""
-    requests = batches(seed)
+def post_under_fire(pipeline: Pipeline, seed: int) -> None:
+    """Post everything while one part after the other is killed and started again."""
     done, calm = threading.Event(), threading.Event()
 
     def post_all() -> None:
-        for request in requests:
+        for request in batches(seed):
             pipeline.post_until_taken(request)
             # Spread over the faults, so that each of them meets work in hand.
             calm.wait(0.2)
@@ -69,9 +65,7 @@ def test_every_transaction_arrives_exactly_once_and_in_order(pipeline, seed):
     client = threading.Thread(target=post_all)
     client.start()
     dice = random.Random(seed)
-    faults = FAULTS.copy()
-    dice.shuffle(faults)
-    for part in faults:
+    for part in dice.sample(FAULTS, len(FAULTS)):
         pipeline.kill(part)
         done.wait(dice.random())
         pipeline.start(part)
@@ -80,39 +74,43 @@ def test_every_transaction_arrives_exactly_once_and_in_order(pipeline, seed):
     client.join(300)
     assert done.is_set()
 
-    def open_items() -> list[tuple[str, str]]:
-        sql = (
-            "select p.company_id, t.txn_id, p.seq from kylo.pending_txns p "
-            "join kylo.transactions t using (company_id, txn_uid) order by p.company_id, p.seq"
-        )
-        return [row[:2] for row in pipeline.rows(sql) + pipeline.rows(sql, "elsewhere")]
 
-    wait_until(lambda: len(open_items()) >= 20 * PER_COMPANY, 60, "all transactions are pending")
-    items = open_items()
-    assert len(items) == len(set(items)) == 20 * PER_COMPANY
+def home(company: str) -> str:
+    """The database in which a company lives."""
+    return "elsewhere" if company in OWN_DATABASE else "kylo"
+
+
+def both(pipeline: Pipeline, sql: str) -> list[tuple[Any, ...]]:
+    """The answer of both stores."""
+    return pipeline.rows(sql) + pipeline.rows(sql, "elsewhere")
+
+
+def in_tabs(pipeline: Pipeline) -> int:
+    """How many rows all tabs hold."""
+    return sum(len(pipeline.tab("rules", f"{company} Pending")) for company in COMPANIES)
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(2, 8))])
+def test_every_transaction_arrives_exactly_once_and_in_order(pipeline, seed):
+    """5,000 transactions, 14 kills: each once in its table and tab, per company in order, repeats absorbed."""
+    post_under_fire(pipeline, seed)
+    items = (
+        "select p.company_id, t.txn_id from kylo.pending_txns p join kylo.transactions t using (company_id, txn_uid)"
+    )
+    wait_until(lambda: len(both(pipeline, items)) >= 20 * PER_COMPANY, 60, "all transactions are pending")
+    assert len(both(pipeline, items)) == len(set(both(pipeline, items))) == 20 * PER_COMPANY
+    wait_until(lambda: in_tabs(pipeline) >= 20 * PER_COMPANY, 120, "all rows are in the tabs")
     for company in COMPANIES:
-        order = [batch for batch, _ in first_seen(pipeline, company)]
-        assert order == sorted(order), f"company {company} was applied out of order"
-
-    def in_tabs() -> int:
-        return sum(len(pipeline.tab("rules", f"{company} Pending")) for company in COMPANIES)
-
-    wait_until(lambda: in_tabs() >= 20 * PER_COMPANY, 120, "all rows are in the tabs")
-    for company in COMPANIES:
+        sql = f"select txn_uid::text, first_seen_batch from app.pending_txns where company_id = '{company}'"
         hashes = [row[0] for row in pipeline.tab("rules", f"{company} Pending")]
-        database = "elsewhere" if company in OWN_DATABASE else "kylo"
-        uids = pipeline.rows(f"select txn_uid::text from app.pending_txns where company_id = '{company}'", database)
-        assert sorted(hashes) == sorted(uid for (uid,) in uids)
-    absorbed = "select coalesce(sum(duplicates), 0)::int from kylo.positions"
-    assert pipeline.rows(absorbed)[0][0] + pipeline.rows(absorbed, "elsewhere")[0][0] > 0
-    for database in ("kylo", "elsewhere"):
-        left = partial(pipeline.rows, "select count(*) from outbox where processed_at is null", database)
-        wait_until(lambda left=left: left() == [(0,)], 30, f"nothing is left unprocessed in {database}")  # type: ignore[misc]
-        assert pipeline.rows("select count(*) from kylo.dead_letters", database) == [(0,)]
-
-
-def first_seen(pipeline: Pipeline, company: str) -> list[tuple[int, int]]:
-    """(batch, seq) of a company's items in the order in which they were left open."""
-    database = "elsewhere" if company in OWN_DATABASE else "kylo"
-    sql = f"select first_seen_batch, seq from kylo.pending_txns where company_id = '{company}' order by seq"
-    return pipeline.rows(sql, database)
+        assert sorted(hashes) == sorted(uid for uid, _ in pipeline.rows(sql, home(company)))
+        order = pipeline.rows(
+            f"select first_seen_batch from kylo.pending_txns where company_id = '{company}' order by seq", home(company)
+        )
+        assert order == sorted(order), f"company {company} was applied out of order"
+    assert sum(row[0] for row in both(pipeline, "select coalesce(sum(duplicates), 0)::int from kylo.positions")) > 0
+    open_events = "select count(*) from outbox where processed_at is null"
+    wait_until(lambda: both(pipeline, open_events) == [(0,), (0,)], 30, "nothing is left unprocessed")
+    assert both(pipeline, "select count(*) from kylo.dead_letters") == [(0,), (0,)]
