@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import sys
+import time
 from pathlib import Path
 
 import platformdirs
 
+_OWN_PORTS = range(20_000, 32_000)
 LOOPBACK = "127.0.0.1"
 _APP = "kylo-outbox"
 
@@ -60,11 +63,24 @@ def first_writable(folders: tuple[Path, ...]) -> Path:
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on at this moment. It is not reserved: start its listener soon."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port that nobody listens on at this moment. It is not reserved: start its listener soon.
+
+    It lies below the ports that systems give to outgoing connections: one of those would take the place of a server
+    that is down for a moment, and whoever knows its address would wait for ever.
+    """
+    while not is_free(port := secrets.choice(_OWN_PORTS)):
+        pass
+    return port
+
+
+def comes_free(port: int, seconds: float = 5.0) -> bool:
+    """Wait up to `seconds` until a listener could be started on the port; whether it can."""
+    until = time.monotonic() + seconds
+    while not is_free(port):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def is_free(port: int) -> bool:

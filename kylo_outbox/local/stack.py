@@ -330,7 +330,7 @@ class Stack:
         for name in ("postgres", "kafka", "controller", "sheets", *(["api"] if with_api else [])):
             port = self._file.port(name)
             running = self._handle("kafka" if name == "controller" else name) is not None
-            if port is not None and (running or paths.is_free(port)):
+            if port is not None and (running or paths.comes_free(port)):
                 continue
             wanted = _WANTED_API_PORT if name == "api" and port is None else None
             new = wanted if wanted is not None and paths.is_free(wanted) else self._file.free_port()

@@ -42,13 +42,13 @@ def pipeline(own_folder):
 
 
 def batches(seed: int) -> list[list[dict[str, object]]]:
-    """5,000 transactions as 250 requests; each company's come in the order of their numbers."""
+    """5,000 transactions as 1,000 requests; each company's come in the order of their numbers."""
     dice = random.Random(seed)
     left = {company: iter(range(1, PER_COMPANY + 1)) for company in COMPANIES}
     everything = [company for company in COMPANIES for _ in range(PER_COMPANY)]
     dice.shuffle(everything)
     ordered = [transaction(next(left[company]), company) for company in everything]
-    return [list(part) for part in zip(*[iter(ordered)] * 20, strict=True)]
+    return [list(part) for part in zip(*[iter(ordered)] * 5, strict=True)]
 
 
 def post_under_fire(pipeline: Pipeline, seed: int) -> None:
@@ -58,8 +58,8 @@ def post_under_fire(pipeline: Pipeline, seed: int) -> None:
     def post_all() -> None:
         for request in batches(seed):
             pipeline.post_until_taken(request)
-            # Spread over the faults, so that each of them meets work in hand.
-            calm.wait(0.2)
+            # Spread over the faults and dense, so that each of them meets work in hand.
+            calm.wait(0.02)
         done.set()
 
     client = threading.Thread(target=post_all)
