@@ -337,9 +337,11 @@ def test_stack_that_does_not_run_is_not_used(run, environ, tmp_path):
 
 def test_every_verb_has_an_example(run):
     """--help of each verb shows how it is used."""
-    groups = [((), app), *(((group.name,), group.typer_instance) for group in app.registered_groups)]
+    groups = [((), app), *(((str(group.name),), group.typer_instance) for group in app.registered_groups)]
     verbs = [
-        (*words, each.name or each.callback.__name__) for words, group in groups for each in group.registered_commands
+        (*words, each.name or getattr(each.callback, "__name__", ""))
+        for words, group in groups
+        for each in (group.registered_commands if group else ())
     ]
     assert len(verbs) > 25
     for words in verbs:
