@@ -100,9 +100,10 @@ def _use_local_stack() -> None:
     folder = load().data_dir
     if not missing or not (folder / "stack.json").exists():
         return
-    for name, value in _addresses_of(folder, missing).items():
-        os.environ[name] = value
-        print(f"{name} is not set: using the local stack in {folder}", file=sys.stderr)
+    found = _addresses_of(folder, missing)
+    os.environ.update(found)
+    if found:
+        print(f"using the local stack in {folder} ({', '.join(found)} not set)", file=sys.stderr)
 
 
 def _addresses_of(folder: Path, missing: dict[str, str]) -> dict[str, str]:

@@ -323,7 +323,7 @@ def test_running_local_stack_is_used_when_nothing_is_set(run, environ, control_d
     environ.setattr(context, "_addresses_of", lambda _folder, missing: {missing["postgres"]: dsn})
     shown = run("company", "list", "--json")
     assert json.loads(shown.stdout) == []
-    assert "PG_DSN_RW is not set: using the local stack" in shown.stderr
+    assert "using the local stack in .kylo (PG_DSN_RW not set)" in shown.stderr
     assert "PG_DSN_RW" not in os.environ
 
 
