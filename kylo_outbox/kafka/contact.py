@@ -44,7 +44,7 @@ class BrokerContact:
         if not self.ask(seconds):
             raise Unreachable("Kafka", f"no broker at {self._address.brokers} answers", "Check KAFKA_BROKERS")
 
-    def missing(self, topics: Collection[str]) -> list[str]:
-        """Which of `topics` the broker does not know."""
+    def partitions(self, topics: Collection[str]) -> dict[str, int]:
+        """How many partitions each of `topics` has; one that the broker does not know is left out."""
         known = guarded(self._client.list_topics, timeout=5.0).topics
-        return sorted(topic for topic in topics if topic not in known or known[topic].error is not None)
+        return {name: len(known[name].partitions) for name in topics if name in known and known[name].error is None}

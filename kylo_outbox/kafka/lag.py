@@ -10,12 +10,11 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, TopicPartition
 
-from kylo_outbox.kafka.admin import Admin
-from kylo_outbox.kafka.client import build, client_config, guarded
+from kylo_outbox.kafka.client import KafkaFault, build, client_config, guarded
 from kylo_outbox.kafka.tail import LOOKING
-from kylo_outbox.kafka.topics import Topics
+from kylo_outbox.model.errors import Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,12 +54,16 @@ class PartitionLag:
 
 
 class Lag:
-    """Asks for the lag of groups. Keeps one admin client; a consumer is made only while something is unread."""
+    """Asks for the lag of groups, with one client a group that never joins it; `close` when done with it for good.
+
+    The admin client is left out on purpose: librdkafka 2.16 ends the whole process by a failed assertion when a broker
+    goes away under one of its requests, and this runs inside the relay.
+    """
 
     def __init__(self, address: KafkaAddress, seconds: float = 5.0) -> None:
         self._address = address
-        self._topics = Topics(address, seconds)
-        self._admin = Admin(address, seconds)
+        self._seconds = seconds
+        self._clients: dict[str, Consumer] = {}
 
     def of(self, groups: Mapping[str, Sequence[str]], *, with_seconds: bool = True) -> list[PartitionLag]:
         """The lag of each group on each partition of its topics, by group, topic, partition.
@@ -72,30 +75,44 @@ class Lag:
         Raises:
             Unreachable: no broker answers.
         """
-        named = sorted({topic for topics in groups.values() for topic in topics})
-        there = set(self._topics.describe(named))
-        marks = self._topics.watermarks_of([topic for topic in named if topic in there])
-        found: list[PartitionLag] = []
-        for group, topics in sorted(groups.items()):
-            asked = [(topic, number) for topic in sorted(set(topics) & there) for number in sorted(marks[topic])]
-            committed = self._committed(group, asked)
-            found += [
-                _behind(group, topic, number, committed.get((topic, number)), *marks[topic][number])
-                for topic, number in asked
+        try:
+            found = [
+                lag for group, topics in sorted(groups.items()) for lag in self._of_group(group, sorted(set(topics)))
             ]
-        return self._with_ages(found) if with_seconds else found
+            return self._with_ages(found) if with_seconds else found
+        except KafkaFault as away:
+            raise Unreachable(
+                "Kafka",
+                f"{self._address.brokers}: no answer ({away.code})",
+                "Is a broker running there, and is KAFKA_BROKERS right?",
+            ) from None
 
-    def _committed(self, group: str, asked: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        if not asked:
-            return {}
-        request = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, number) for topic, number in asked])
-        ask = self._admin.client.list_consumer_group_offsets
-        answered = self._admin.ask(
-            lambda: ask([request], request_timeout=self._admin.seconds), unless="GROUP_ID_NOT_FOUND"
-        )
-        found = answered[group]
-        partitions = found.topic_partitions if found is not None else []
-        return {(each.topic, each.partition): each.offset for each in partitions if each.offset >= 0}
+    def close(self) -> None:
+        """Give the connections back."""
+        for client in self._clients.values():
+            guarded(client.close)
+        self._clients.clear()
+
+    def _of_group(self, group: str, topics: Sequence[str]) -> list[PartitionLag]:
+        client = self._clients.get(group)
+        if client is None:
+            config = {**client_config(self._address), **LOOKING, "group.id": group}
+            client = self._clients[group] = build(Consumer, config)
+        known = {name: guarded(client.list_topics, name, self._seconds).topics[name] for name in topics}
+        places = [
+            TopicPartition(name, number)
+            for name, topic in known.items()
+            if topic.error is None
+            for number in sorted(topic.partitions)
+        ]
+        if not places:
+            return []
+        found = []
+        for place in guarded(client.committed, places, self._seconds):
+            low, end = guarded(client.get_watermark_offsets, place, self._seconds)
+            committed = place.offset if place.offset >= 0 else None
+            found.append(_behind(group, place.topic, place.partition, committed, low, end))
+        return found
 
     def _with_ages(self, found: list[PartitionLag]) -> list[PartitionLag]:
         def first_unread(each: PartitionLag) -> Place:

@@ -40,14 +40,13 @@ with ahead as materialized (
 ), late as (
     select o.id, o.topic, o.created_at
       from kylo.lanes l
-      join kylo.outbox_log o on o.xid >= pg_snapshot_xmax(l.snapshot)::text::xid8
-                            and o.id <= l.high_water and o.slot >= l.slot_from and o.slot < l.slot_to
+      join kylo.outbox_log o on o.xid >= pg_snapshot_xmax(l.snapshot)
+                            and o.id + 0 <= l.high_water and o.slot >= l.slot_from and o.slot < l.slot_to
     union all
     select o.id, o.topic, o.created_at
       from kylo.lanes l
-      cross join lateral pg_snapshot_xip(l.snapshot) as running(xid)
-      join kylo.outbox_log o on o.xid = running.xid
-                            and o.id <= l.high_water and o.slot >= l.slot_from and o.slot < l.slot_to
+      join kylo.outbox_log o on o.xid = any (array(select pg_snapshot_xip(l.snapshot)))
+                            and o.id + 0 <= l.high_water and o.slot >= l.slot_from and o.slot < l.slot_to
 ), unsent as (
     select id, topic, created_at from ahead union all (select * from late limit %(bound)s)
 ), waiting as (

@@ -38,8 +38,8 @@ update kylo.store s
 """
 # Late rows: their ids are behind the cursor, but no turn of the relay has seen them yet.
 _HOLD_LATE = """
-insert into kylo.outbox_held (id, event_id, created_at, slot, topic, key, type, payload, headers, reason)
-select o.id, o.event_id, o.created_at, o.slot, o.topic, o.key, o.type, o.payload, o.headers, :reason
+insert into kylo.outbox_held (id, event_id, created_at, slot, topic, key, type, payload, headers, reason, retry)
+select o.id, o.event_id, o.created_at, o.slot, o.topic, o.key, o.type, o.payload, o.headers, :reason, true
   from kylo.lanes l
   join kylo.outbox_log o on o.id <= l.high_water and o.slot >= l.slot_from and o.slot < l.slot_to
  where not pg_visible_in_snapshot(o.xid, l.snapshot)

@@ -31,17 +31,20 @@ Row = tuple[int, str, bytes, str, bytes, str | None, str, float]
 
 _COLUMNS = "id, topic, key, type, payload, headers::text, event_id::text, extract(epoch from created_at)::float8"
 
+# `id + 0` and `offset 0` keep the planner from walking history in the order of ids: late rows are found by their xid.
 # Part 0 is the snapshot of this very statement, part 1 the late rows, part 2 the new ones.
 TURN = f"""
 select 0, 0::bigint, pg_current_snapshot()::text, null::bytea, null::text, null::bytea, null::text, null::text,
        0::float8
 union all
-(select 1, {_COLUMNS} from kylo.outbox_log
-  where id <= %(high_water)s and id > %(late_after)s and slot >= %(slot_from)s and slot < %(slot_to)s
+(select 1, {_COLUMNS} from (
+     select * from kylo.outbox_log
+  where id + 0 <= %(high_water)s and id + 0 > %(late_after)s and slot >= %(slot_from)s and slot < %(slot_to)s
     and (xid = any(%(running)s::xid8[])
          or (xid >= %(xmax)s::xid8 and xid < pg_snapshot_xmax(coalesce(%(until)s::pg_snapshot, pg_current_snapshot()))))
     and pg_visible_in_snapshot(xid, coalesce(%(until)s::pg_snapshot, pg_current_snapshot()))
     and not pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
+  offset 0) late
   order by id limit %(limit)s)
 union all
 (select 2, {_COLUMNS} from kylo.outbox_log

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from tenacity import Retrying, retry_if_exception_type, wait_exponential
 
 from kylo_outbox.kafka.client import KafkaAddress
-from kylo_outbox.kafka.topics import Topics
 from kylo_outbox.model.errors import Misconfigured, NotReady, Transient
 from kylo_outbox.model.topics import declared
 from kylo_outbox.store import heartbeats, migrate
@@ -101,13 +100,16 @@ def require_topics(settings: Settings, contact: BrokerContact, topics: Sequence[
         Unreachable, NotReady: in one line with the remedy.
     """
     contact.require()
-    missing = contact.missing(topics)
+    found = contact.partitions(topics)
+    missing = sorted(set(topics) - found.keys())
     if missing:
         raise NotReady(f"topics missing: {', '.join(missing)}; run `kylo-outbox topics apply`")
-    mine = [topic for topic in declared(settings.topic_txns, settings.topic_promote) if topic.name in topics]
-    changed = [drift for drift in Topics(kafka_address(settings)).verify(mine) if drift.what == "partitions"]
-    if changed:
-        raise NotReady("; ".join(map(str, changed)))
+    for topic in declared(settings.topic_txns, settings.topic_promote):
+        if topic.name in found and found[topic.name] != topic.partitions:
+            raise NotReady(
+                f"{topic.name} has {found[topic.name]} partitions, declared are {topic.partitions}: keys have moved; "
+                "`kylo-outbox topics verify` tells what can be done"
+            )
 
 
 def when_ready(check: Callable[[], None], *, wait: bool, tell: Callable[[str], None]) -> None:

@@ -75,7 +75,7 @@ class RelayProcess:
         if self._contact is not None:
             schedule.every(3.0, "broker contact", self._contact.ask)
         if self._address is not None:
-            schedule.every(5.0, "lag", partial(_measure_lag, Lag(self._address), groups(self._parts.settings)))
+            schedule.every(10.0, "lag", partial(_measure_lag, Lag(self._address), groups(self._parts.settings)))
         schedule.start()
         stop.wait()
         schedule.stop()

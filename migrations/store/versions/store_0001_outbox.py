@@ -80,8 +80,10 @@ create table kylo.marks (
     high bigint not null,
     since timestamptz not null,
     at timestamptz not null,
+    ids int8range generated always as (int8range(low, high, '[]')) stored,
     primary key (lane, high)
 );
+create index marks_ids on kylo.marks using gist (ids);
 comment on table kylo.marks is
     'When the cursor passed which ids, to the second: what the view outbox shows as processed_at.';
 

@@ -1,0 +1,72 @@
+"""What each process refuses to start without: one line with the remedy."""
+
+from __future__ import annotations
+
+import pytest
+
+from kylo_outbox.kafka.client import KafkaAddress
+from kylo_outbox.kafka.contact import BrokerContact
+from kylo_outbox.model.errors import Misconfigured, NotReady, Unreachable
+from kylo_outbox.settings import load
+from kylo_outbox.wiring import parts, projectors
+from tests.helpers.broker import make_topic
+
+
+@pytest.fixture
+def settings(control_db, kafka_server, tmp_path):
+    """Settings of a whole installation with topics of its own."""
+    topic = make_topic(kafka_server.bootstrap, partitions=4)
+    return load(
+        {"PG_DSN_RW": control_db.dsn, "KAFKA_BROKERS": kafka_server.bootstrap, "KAFKA_TOPIC_TXNS": topic},
+        tmp_path / "none.env",
+    )
+
+
+def test_a_missing_topic_stops_a_projector(settings, address):
+    """The topic is named, with the command that makes it."""
+    with pytest.raises(NotReady, match=r"never-made.*topics apply"):
+        parts.require_topics(settings, BrokerContact(address), ["never-made"])
+
+
+def test_a_wrong_partition_count_stops_a_projector(settings, address):
+    """Both counts are named: keys have moved, so order is not certain."""
+    with pytest.raises(NotReady, match="has 4 partitions, declared are 16"):
+        parts.require_topics(settings, BrokerContact(address), [settings.topic_txns])
+
+
+def test_a_missing_broker_is_named_with_its_address():
+    """Nobody listens there; the name of the setting is part of the answer."""
+    contact = BrokerContact(KafkaAddress(brokers="127.0.0.1:1"))
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1.*KAFKA_BROKERS"):
+        contact.require(1.0)
+    assert contact.age() is None
+
+
+def test_waiting_goes_on_until_it_is_ready():
+    """With --wait the reason is told once each time it changes."""
+    answers = iter([NotReady("no schema"), NotReady("no schema"), Unreachable("Kafka", "away", "Look."), None])
+    told: list[str] = []
+
+    def check():
+        answer = next(answers)
+        if answer:
+            raise answer
+
+    parts.when_ready(check, wait=True, tell=told.append)
+    assert told == ["waiting: no schema", "waiting: Kafka is not reachable: away. Look."]
+
+
+@pytest.mark.parametrize("name", ["nobody", "no.such.module:Class", "json:JSONDecoder"])
+def test_unknown_projectors_are_refused(settings, name):
+    """The message names what was asked for and what there is."""
+    with pytest.raises(Misconfigured, match=name.partition(":")[0]):
+        projectors.named(parts.build(settings), name)
+
+
+def test_a_projector_of_anybody(settings, tmp_path, monkeypatch):
+    """`module:Class` is loaded from the current directory."""
+    (tmp_path / "mine_here.py").write_text(
+        "from kylo_outbox import Projector\nclass Mine(Projector):\n    name = 'mine'\n    topics = ('t',)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert projectors.named(parts.build(settings), "mine_here:Mine").name == "mine"
