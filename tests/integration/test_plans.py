@@ -1,0 +1,94 @@
+"""Cost must not grow with history: what is asked often never touches published events, whatever the planner thinks."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+
+from kylo_outbox import emit
+from kylo_outbox.store import lanes, outbox
+from kylo_outbox.store.engine import connect
+
+HISTORY = 50_000
+
+
+@pytest.fixture
+def with_history(control_db):
+    """A store with 50,000 published events behind its cursor, one late row, and two new ones."""
+    with closing(connect(control_db.dsn, "late")) as late:
+        emit(late, topic="t", key="late", type="T", payload={})
+        with control_db.transaction() as tx:
+            tx.execute(
+                "insert into kylo.outbox_log (xid, event_id, created_at, slot, topic, key, type, payload) "
+                "select pg_current_xact_id(), gen_random_uuid(), now(), n %% 1024, 't', 'k', 'T', '{}' "
+                "from generate_series(1, %s) n",
+                (HISTORY,),
+            )
+        with control_db.transaction() as tx:
+            tx.execute("update kylo.lanes set high_water = %s, snapshot = pg_current_snapshot()", (HISTORY + 1,))
+            tx.execute(
+                "insert into kylo.marks (lane, low, high, since, at) values (0, 1, %s, now(), now())", (HISTORY + 1,)
+            )
+        late.commit()
+    with control_db.transaction() as tx:
+        for _ in range(2):
+            emit(tx, topic="t", key="new", type="T", payload={})
+    with control_db.transaction() as tx:
+        tx.execute("analyze")
+    return control_db
+
+
+def visited(plan):
+    """How many rows a plan touched, those it threw away included."""
+    own = (
+        plan.get("Actual Rows", 0)
+        + plan.get("Rows Removed by Filter", 0)
+        + plan.get("Rows Removed by Index Recheck", 0)
+    )
+    return own * plan.get("Actual Loops", 1) + sum(visited(child) for child in plan.get("Plans", ()))
+
+
+def explained(tx, sql, values=None):
+    """Rows visited by a statement."""
+    [[plan]] = tx.execute("explain (analyze, format json) " + sql, values).fetchone()
+    return visited(plan["Plan"])
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT COUNT(*) FROM outbox WHERE processed_at IS NULL",
+        "SELECT * FROM outbox WHERE processed_at IS NULL LIMIT 10",
+        "select * from outbox where id = 777",
+    ],
+)
+def test_open_rows_are_counted_without_history(with_history, sql):
+    """The question in people's fingers costs what is open, not what was published."""
+    with with_history.transaction() as tx:
+        assert tx.execute("SELECT COUNT(*) FROM outbox WHERE processed_at IS NULL").fetchone() == (3,)
+        assert explained(tx, sql) < 500
+
+
+@pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
+def test_a_turn_of_the_relay_reads_no_history(with_history, plans):
+    """One late and two new rows are found beside 50,000 published ones, with either kind of plan."""
+    with closing(connect(with_history.dsn, "plan", autocommit=True)) as connection:
+        connection.execute(f"set plan_cache_mode = {plans}")
+        lane = lanes.take(connection, 0, "test")
+        assert lane is not None
+        reader = outbox.Reader(connection, (lane.slot_from, lane.slot_to), lane.cursor)
+        assert [row[2] for row in reader.read(100).rows] == [b"late", b"new", b"new"]
+        _, xmax, running = lane.cursor.snapshot.split(":")
+        values = {
+            "high_water": lane.cursor.high_water,
+            "late_after": 0,
+            "slot_from": 0,
+            "slot_to": 1024,
+            "running": running.split(",") if running else [],
+            "xmax": xmax,
+            "snapshot": lane.cursor.snapshot,
+            "until": None,
+            "limit": 100,
+        }
+        assert explained(connection, outbox.TURN, values) < 500
