@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, TopicPartition
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from kylo_outbox.kafka.client import KafkaFault, build, client_config, guarded
 from kylo_outbox.kafka.tail import LOOKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _LOOK_SECONDS: Final = 2.0
 _LOOK_PARTITIONS: Final = 500
 _POLL: Final = 0.1
+_RETRY: Final = 0.2
 _MANY: Final = 500
 
 Place = tuple[str, int, int]
@@ -75,9 +77,18 @@ class Lag:
         Raises:
             Unreachable: no broker answers.
         """
+        # A leader that is just being chosen is worth a moment; a broker that is away is told after `seconds`.
+        patiently = Retrying(
+            retry=retry_if_exception_type(KafkaFault),
+            stop=stop_after_delay(self._seconds),
+            wait=wait_fixed(_RETRY),
+            reraise=True,
+        )
         try:
             found = [
-                lag for group, topics in sorted(groups.items()) for lag in self._of_group(group, sorted(set(topics)))
+                lag
+                for group, topics in sorted(groups.items())
+                for lag in patiently(self._of_group, group, sorted(set(topics)))
             ]
             return self._with_ages(found) if with_seconds else found
         except KafkaFault as away:
