@@ -189,8 +189,9 @@ class Stack:
                 self._launch("api")
             broker.result()
             if not stack_only:
-                self._do("topics", "apply")
+                # The relay needs no topic of its own and starts meanwhile; events of a missing one would wait in it.
                 self._launch("relay")
+                self._do("topics", "apply")
                 self._launch("projectors")
             if beside is not None:
                 beside.result()
