@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from kylo_outbox import Event, emit, emit_many
@@ -177,6 +179,18 @@ def test_a_paused_company_waits_and_goes_on_in_order(control_db, kafka_server, t
     records = read_all(kafka_server.bootstrap, topic)
     assert len(records) == len(first_appearances(records)) == 21
     assert inversions(records) == 0
+
+
+def test_with_an_interval_the_relay_looks_on_schedule(control_db, topic, make_relay, run_until):
+    """`KYLO_RELAY_INTERVAL`: a look drains what is there, and the next one comes after the interval, not before."""
+    relay = make_relay(interval=1.0)
+    run_until(relay, lambda: relay._read_at > 0)
+    due = relay._read_at
+    with control_db.transaction() as tx:
+        emit_many(tx, [Event(topic=topic, key="k", type="T", payload={}) for _ in range(2500)])
+    while time.monotonic() < due - 0.2:
+        assert relay.run_once().read == 0
+    run_until(relay, lambda: open_rows(control_db) == 0, seconds=10.0)
 
 
 def test_without_any_broker_events_for_kafka_are_held(control_db, kafka_server, topic, make_relay, run_until):
