@@ -7,7 +7,7 @@ at the scrape (`flows/overview.py`). Company is never a label: the number of com
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -65,10 +65,3 @@ def samples() -> list[Sample]:
         for sample in family.samples
         if not sample.name.endswith("_created")
     ]
-
-
-def reset_for_tests() -> None:
-    """Forget every labelled child, so that a test counts from zero."""
-    collectors: list[Any] = [value for value in globals().values() if isinstance(value, (Counter, Gauge, Histogram))]
-    for collector in collectors:
-        collector.clear()
