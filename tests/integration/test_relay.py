@@ -97,14 +97,14 @@ def test_a_relay_that_lost_its_lane_moves_no_cursor(control_db, topic, make_rela
 class _NeverSends(Publisher):
     """A producer whose process dies before anything reaches the broker."""
 
-    def send(self, rows):
+    def send(self, rows, *, tracked=False):
         return Ticket(len(rows))
 
 
 class _ClaimsAtOnce(_NeverSends):
     """The planted fault: success is taken for granted when the rows were handed over."""
 
-    def send(self, rows):
+    def send(self, rows, *, tracked=False):
         ticket = Ticket(len(rows))
         ticket.acknowledged = ticket.expected
         return ticket
