@@ -102,22 +102,7 @@ class Reader:
         Raises:
             Fatal: the lane was taken over; nothing was read.
         """
-        _, xmax, running = self._at.snapshot.split(":")
-        slots = self._lane.slots
-        values = {
-            "lane": self._lane.number,
-            "high_water": self._at.high_water,
-            "late_after": self._late_after,
-            "slot_from": slots.first,
-            "slot_to": slots.end,
-            "without": list(slots.without),
-            "running": running.split(",") if running else [],
-            "xmax": xmax,
-            "until": self._until or (upto.snapshot if upto else None),
-            # Rows beyond the cursor wait until the late ones are done.
-            "upto": 0 if self._until else upto.high_water if upto else _NO_BOUND,
-            "limit": limit,
-        }
+        values = self.values(limit, upto)
         found = self._cursor.execute(TURN, values).fetchall()
         if found[0][1] != self._lane.epoch:
             raise Fatal(f"lane {self._lane.number} was taken over (epoch {self._lane.epoch} is over)")
@@ -132,6 +117,25 @@ class Reader:
         self._at = Cursor(self._reached(new, newest, upto, full=full), snapshot)
         self._until, self._late_after = None, 0
         return Turn(late + new, self._at, full)
+
+    def values(self, limit: int, upto: Cursor | None) -> dict[str, Any]:
+        """What the next turn asks for."""
+        _, xmax, running = self._at.snapshot.split(":")
+        slots = self._lane.slots
+        return {
+            "lane": self._lane.number,
+            "high_water": self._at.high_water,
+            "late_after": self._late_after,
+            "slot_from": slots.first,
+            "slot_to": slots.end,
+            "without": list(slots.without),
+            "running": running.split(",") if running else [],
+            "xmax": xmax,
+            "until": self._until or (upto.snapshot if upto else None),
+            # Rows beyond the cursor wait until the late ones are done.
+            "upto": 0 if self._until else upto.high_water if upto else _NO_BOUND,
+            "limit": limit,
+        }
 
     def _reached(self, new: list[Row], newest: int, upto: Cursor | None, *, full: bool) -> int:
         last = new[-1][0] if new else self._at.high_water

@@ -77,18 +77,7 @@ def test_a_turn_of_the_relay_reads_no_history(with_history, plans):
         connection.execute(f"set plan_cache_mode = {plans}")
         lane = lanes.take(connection, 0, "test")
         assert lane is not None
-        reader = outbox.Reader(connection, (lane.slot_from, lane.slot_to), lane.cursor)
+        reader = outbox.Reader(connection, lane)
+        values = reader.values(100, None)
         assert [row[2] for row in reader.read(100).rows] == [b"late", b"new", b"new"]
-        _, xmax, running = lane.cursor.snapshot.split(":")
-        values = {
-            "high_water": lane.cursor.high_water,
-            "late_after": 0,
-            "slot_from": 0,
-            "slot_to": 1024,
-            "running": running.split(",") if running else [],
-            "xmax": xmax,
-            "snapshot": lane.cursor.snapshot,
-            "until": None,
-            "limit": 100,
-        }
         assert explained(connection, outbox.TURN, values) < 500
