@@ -11,7 +11,7 @@ from kylo_outbox.model.errors import Fatal, NotReady
 from kylo_outbox.store import held, lanes, sides
 from kylo_outbox.store.bell import Bell
 from kylo_outbox.store.engine import as_ours, connect
-from kylo_outbox.store.outbox import Reader
+from kylo_outbox.store.outbox import PLANS, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -32,7 +32,7 @@ class LaneSession:
         with as_ours(name):
             # Only the cursor is written here; a cursor write lost in a crash means repeats, never loss.
             self._connection = connect(dsn, f"relay {name}", autocommit=True, durable=False)
-            self._connection.execute("set max_parallel_workers_per_gather = 0")
+            self._connection.execute(PLANS)
         self._lane: Lane | None = None
         # The lane itself and its side lanes, by number, each with what is stored of it.
         self._parts: dict[int, Lane] = {}

@@ -77,9 +77,9 @@ def test_transactions_above_the_snapshots_xmax_are_not_forgotten(control_db, rea
     drain(reader)
     assert story(reader)[1] == [("late", 1)]
 
-    blind = outbox.TURN.replace("where xid >= %(xmax)s::xid8", "where false and xid >= %(xmax)s::xid8")
-    assert blind != outbox.TURN
-    monkeypatch.setattr(outbox, "TURN", blind)
+    blind = outbox.LATE.replace("where xid >= %(xmax)s::xid8", "where false and xid >= %(xmax)s::xid8")
+    assert blind != outbox.LATE
+    monkeypatch.setattr(outbox, "LATE", blind)
     with control_db.transaction() as tx:
         tx.execute("truncate kylo.outbox_log restart identity")
     reader = reader_of()
