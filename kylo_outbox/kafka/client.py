@@ -30,12 +30,14 @@ class KafkaFault(Transient):
     """Kafka did not do it this time; the client stays usable. `kind` and `code` say what librdkafka meant.
 
     `kind` is `broker` (an outage or a move: wait) or `record` (what was asked for is refused: topic, size, rights).
+    `aborts`: the transaction that was open can only be aborted.
     """
 
-    def __init__(self, text: str, kind: Kind, code: str) -> None:
+    def __init__(self, text: str, kind: Kind, code: str, *, aborts: bool = False) -> None:
         super().__init__(text)
         self.kind = kind
         self.code = code
+        self.aborts = aborts
 
 
 class KafkaFatal(KyloError):  # noqa: N818 - the name says what to do with the client
@@ -200,7 +202,7 @@ def raise_for(error: KafkaError, doing: str = "Kafka") -> NoReturn:
     kind, text = classify(error), f"{doing}: {error.name()}: {error.str()}"
     if kind == "fatal":
         raise KafkaFatal(text, error.name())
-    raise KafkaFault(text, kind, error.name())
+    raise KafkaFault(text, kind, error.name(), aborts=error.txn_requires_abort())
 
 
 def _raise_as_ours(caught: object) -> NoReturn:
