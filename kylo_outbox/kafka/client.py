@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, ParamSpec, Type
 
 from confluent_kafka import KafkaError, KafkaException
 
+from kylo_outbox.kafka.reasons import in_our_words
 from kylo_outbox.model.errors import KyloError, Misconfigured, Transient
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def build(factory: Callable[[dict[str, Any]], T], config: dict[str, Any]) -> T:
     except (KafkaException, ValueError, TypeError) as refused:
         caught = refused
     error = error_of(caught)
-    raise Misconfigured(f"Kafka settings (KAFKA_*) cannot be followed: {error.str() if error else caught}")
+    raise Misconfigured(f"Kafka settings cannot be followed: {in_our_words(error.str() if error else str(caught))}")
 
 
 def guarded(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:  # noqa: RET503 - ends in NoReturn
