@@ -11,6 +11,7 @@ from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.flows.housekeeping import Housekeeping
 from kylo_outbox.flows.relay import Relay, RelayState
 from kylo_outbox.kafka.contact import BrokerContact
+from kylo_outbox.kafka.fenced import FencedPublisher
 from kylo_outbox.kafka.lag import Lag
 from kylo_outbox.kafka.producer import NoBroker, Publisher
 from kylo_outbox.runtime.schedule import Schedule
@@ -121,8 +122,12 @@ class RelayProcess:
         company = self._parts.directory.company(key.decode())
         return company is not None and company.paused
 
-    def _publisher(self, store_id: str, generation: int) -> Publisher | NoBroker:
-        return Publisher(self._address, store_id, generation) if self._address else NoBroker()
+    def _publisher(self, store_id: str, generation: int, lane: int = 0) -> Publisher | NoBroker:
+        if self._address is None:
+            return NoBroker()
+        if self._parts.settings.relay_fencing == "kafka":
+            return FencedPublisher(self._address, store_id, generation, lane)
+        return Publisher(self._address, store_id, generation)
 
     def _state(self) -> dict[str, Any]:
         states = list(self._states.values())
