@@ -97,6 +97,7 @@ store = sa.Table(
     sa.Column("system_identifier", sa.BigInteger, nullable=False),
     sa.Column("database_oid", pg.OID, nullable=False),
     _at("created_at"),
+    sa.Column("timeline", sa.Integer, nullable=False),
     schema="kylo",
     comment="The name of this database: two stores are equal by store_id, never by connection string.",
 )
