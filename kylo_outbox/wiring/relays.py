@@ -7,6 +7,7 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from kylo_outbox.flows.delayed import DelayedEvents
 from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.flows.housekeeping import Housekeeping
 from kylo_outbox.flows.relay import Relay, RelayState
@@ -67,10 +68,12 @@ class RelayProcess:
         """Run until `stop`; then drain what is in flight, store the cursors and give the lanes up."""
         schedule = Schedule(stop)
         heart = Heart(self._parts.control, "relay", self._state)
+        delayed = DelayedEvents(self._databases)
         upkeep = Housekeeping(self._databases, self._parts.settings.outbox_retention)
         schedule.every(5.0, "stores", partial(self._look_for_stores, schedule))
         schedule.every(1.0, "heartbeat", heart.beat)
         schedule.every(3600.0, "old heartbeats", heart.prune)
+        schedule.every(0.2, "delayed events", delayed.run_once)
         schedule.every(60.0, "housekeeping", upkeep.run_once)
         if self._contact is not None:
             schedule.every(3.0, "broker contact", self._contact.ask)
@@ -79,6 +82,7 @@ class RelayProcess:
         schedule.start()
         stop.wait()
         schedule.stop()
+        delayed.close()
 
     def _look_for_stores(self, schedule: Schedule) -> None:
         for database in self._databases():

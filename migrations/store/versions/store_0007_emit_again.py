@@ -110,10 +110,7 @@ declare
     v_generation integer;
     v_event_id uuid := coalesce(p_event_id, kylo.uuid_v7());
 begin
-    -- On a timeline that no relay has met yet the ids belong to the next generation already.
-    select t.max_bytes, t.ordered, s.generation + (s.timeline <> kylo.timeline())::integer
-      into v_limit, v_ordered, v_generation
-      from kylo.store s left join kylo.topics t on t.topic = p_topic;
+    select max_bytes, ordered into v_limit, v_ordered from kylo.topics where topic = p_topic;
     v_limit := coalesce(v_limit, kylo.default_limit(p_topic));
     if kylo.is_plain_event(p_topic, p_key, p_type, p_payload, p_headers, v_limit) is not true then
         perform kylo.refuse_event(p_topic, p_key, p_type, p_payload, p_headers, v_limit);
@@ -126,6 +123,8 @@ begin
         perform set_config('synchronous_commit', 'on', true);
     end if;
     v_xid := pg_current_xact_id();
+    -- On a timeline that no relay has met yet the ids belong to the next generation already.
+    select generation + (timeline <> kylo.timeline())::integer into v_generation from kylo.store;
     if p_event_id is not null then
         insert into kylo.event_ids (topic, event_id) values (p_topic, p_event_id) on conflict do nothing;
         if not found then
@@ -313,14 +312,15 @@ begin
 end $$;
 
 create function kylo.cancel_delayed(p_event_id uuid) returns boolean
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
--- In the caller's transaction. The event's id is free again, so that it can be emitted anew for another time.
-begin
-    return (with gone as (delete from kylo.outbox_delayed where event_id = p_event_id returning topic),
-                 forgotten as (delete from kylo.event_ids i using gone
-                                where i.topic = gone.topic and i.event_id = p_event_id)
-            select count(*) > 0 from gone);
-end $$;
+language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
+    -- In the caller's transaction. The id is free again, so that the event can be emitted anew for another time.
+    with gone as (
+        delete from kylo.outbox_delayed where event_id = p_event_id returning topic
+    ), forgotten as (
+        delete from kylo.event_ids i using gone where i.topic = gone.topic and i.event_id = p_event_id
+    )
+    select count(*) > 0 from gone
+$$;
 comment on function kylo.cancel_delayed is 'Takes back a delayed event; false if there is none (any more).';
 """
 
