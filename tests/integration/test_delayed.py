@@ -159,9 +159,8 @@ def test_a_crash_in_the_middle_of_a_release_changes_nothing(control_db, releaser
             later(tx, "k", n, PAST)
     with closing(connect(control_db.dsn, "crashing")) as crashing:
         assert crashing.execute("select released from kylo.release_delayed(5)").fetchone() == (5,)
-        [pid] = crashing.execute("select pg_backend_pid()").fetchone()
         with control_db.transaction() as tx:
-            tx.execute("select pg_terminate_backend(%s, 20000)", (pid,))
+            tx.execute("select pg_terminate_backend(%s, 20000)", (crashing.info.backend_pid,))
     assert released(control_db) == []
     assert releaser.release() == 10
     assert [n for _, n in released(control_db)] == list(range(10))
