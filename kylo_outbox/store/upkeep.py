@@ -51,7 +51,8 @@ select coalesce((select created_at from {partition} order by id desc limit 1) > 
 # The partition is named by PostgreSQL and so already quoted.
 _NEEDED = """
 select exists (select from {partition} where created_at > now() - %(retention)s * interval '1 s')
-    or exists (select from {partition} o join kylo.lanes l on o.slot >= l.slot_from and o.slot < l.slot_to
+    or exists (select from {partition} o
+                 join kylo.lanes l on o.slot >= l.slot_from and o.slot < l.slot_to and o.slot <> all (l.except_slots)
                 where o.id > l.high_water or not pg_visible_in_snapshot(o.xid, l.snapshot))
 """
 _MARKED = "select obj_description(%s::regclass, 'pg_class') = %s"

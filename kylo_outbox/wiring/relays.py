@@ -14,8 +14,8 @@ from kylo_outbox.flows.relay import Relay, RelayState
 from kylo_outbox.kafka.contact import BrokerContact
 from kylo_outbox.kafka.lag import Lag
 from kylo_outbox.kafka.producer import NoBroker, Publisher
-from kylo_outbox.runtime.backoff import Idling
 from kylo_outbox.runtime.schedule import Schedule
+from kylo_outbox.store import lanes
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.store.outbox import stored_rows
 from kylo_outbox.store.session import LaneSession
@@ -54,7 +54,7 @@ class RelayProcess:
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._projections = [] if settings.all_via_kafka else [projection(parts, named(parts, name)) for name in NAMES]
         self._company_topics = frozenset(kylo_topics(settings))
-        self._states: dict[str, RelayState] = {}
+        self._states: dict[tuple[str, int], RelayState] = {}
 
     def check(self) -> None:
         """Refuse to start without schema and, where anything travels over it, a broker."""
@@ -86,9 +86,12 @@ class RelayProcess:
 
     def _look_for_stores(self, schedule: Schedule) -> None:
         for database in self._databases():
-            if database.dsn not in self._states:
-                state = self._states[database.dsn] = RelayState(store=database.name, lane=0)
-                schedule.keep_running(f"relay {database.name}", partial(self._relay, database, state))
+            with database.transaction() as tx:
+                numbers = lanes.numbers(tx)
+            for lane in numbers:
+                if (database.dsn, lane) not in self._states:
+                    state = self._states[database.dsn, lane] = RelayState(store=database.name, lane=lane)
+                    schedule.keep_running(state.name, partial(self._relay, database, state))
 
     def _databases(self) -> list[Database]:
         return [store.database for store in self._parts.directory.stores() if not store.problem]
@@ -100,13 +103,12 @@ class RelayProcess:
         direct = None
         if self._projections:
             direct = DirectDelivery(
-                store=(own.store_id, own.generation),
+                store_id=own.store_id,
                 topics=kylo_topics(settings),
                 is_direct=lambda company: not settings.via_kafka(company),
                 projections=self._projections,
                 stored_rows=partial(stored_rows, database),
             )
-        idling = Idling()
         return Relay(
             state=state,
             holder=self._holder,
@@ -114,7 +116,6 @@ class RelayProcess:
             open_publisher=self._publisher,
             direct=direct,
             interval=settings.relay_interval,
-            idle=lambda worked: idling.pause(worked=worked),
             is_paused=self._is_paused,
         )
 
@@ -124,13 +125,14 @@ class RelayProcess:
         company = self._parts.directory.company(key.decode())
         return company is not None and company.paused
 
-    def _publisher(self, store_id: str, generation: int) -> Publisher | NoBroker:
-        return Publisher(self._address, store_id, generation) if self._address else NoBroker()
+    def _publisher(self, store_id: str) -> Publisher | NoBroker:
+        return Publisher(self._address, store_id) if self._address else NoBroker()
 
     def _state(self) -> dict[str, Any]:
         states = list(self._states.values())
         for state in states:
             metrics.RELAY_IS_LEADER.labels(state.store, str(state.lane)).set(state.leading)
+            metrics.RELAY_BREAKER_OPEN.labels(state.store, str(state.lane)).set(bool(state.breaker))
             if state.last_success:
                 metrics.RELAY_LAST_SUCCESS.labels(state.store).set(state.last_success)
         return {
@@ -142,7 +144,15 @@ class RelayProcess:
             "failed": sum(state.failed for state in states),
             "last_success": max((state.last_success for state in states if state.last_success), default=None),
             "lanes": [
-                {"store": state.store, "lane": state.lane, "leader": state.leading, "held_keys": len(state.held_keys)}
+                {
+                    "store": state.store,
+                    "lane": state.lane,
+                    "leader": state.leading,
+                    "published": state.published,
+                    "held_keys": len(state.held_keys),
+                    "side_lanes": state.side_lanes,
+                    "breaker": state.breaker,
+                }
                 for state in states
             ],
         }

@@ -284,7 +284,7 @@ def test_topics_without_order_do_not_queue(control_db):
     with connect(control_db.dsn, "reader", autocommit=True) as connection:
         lane = lanes.take(connection, 0, "test")
         assert lane is not None
-        reader = Reader(connection, (lane.slot_from, lane.slot_to), lane.cursor)
+        reader = Reader(connection, lane)
         assert [row[3] for row in reader.read(100).rows] == ["early", "early"]
         late.commit()
         assert [row[1] for row in reader.read(100).rows] == ["loose", "strict"]

@@ -60,7 +60,7 @@ def read_all(database):
     with connect(database.dsn, "test", autocommit=True) as connection:
         lane = lanes.take(connection, 0, "test")
         assert lane is not None
-        reader = Reader(connection, (lane.slot_from, lane.slot_to), lane.cursor)
+        reader = Reader(connection, lane)
         ids = []
         while rows := reader.read(1000).rows:
             ids += [row[0] for row in rows]

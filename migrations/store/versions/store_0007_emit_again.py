@@ -7,7 +7,7 @@ from alembic import context
 from kylo_outbox.store.migrate import script
 
 revision = "store_0007"
-down_revision = "store_0005"
+down_revision = "store_0006"
 
 LIVES = """
 create function kylo.timeline() returns integer language sql volatile as $$
@@ -25,7 +25,9 @@ begin
     execute (select format('alter table kylo.outbox_log add column generation integer not null default %s', generation)
                from kylo.store);
 end $$;
-alter table kylo.outbox_log alter column generation drop default;
+alter table kylo.outbox_log alter column generation set default 1;
+alter table kylo.outbox_held add column generation integer not null default 1;
+update kylo.outbox_held h set generation = o.generation from kylo.outbox_log o where o.id = h.id;
 comment on column kylo.outbox_log.generation is
     'Which life of the database the id comes from: a promoted or recovered one draws ids that the lost life had drawn.';
 """
@@ -425,6 +427,7 @@ drop function kylo.emit_raw(text, text, text, bytea, jsonb, uuid, timestamptz);
 drop function kylo.emit_many(text[], text[], text[], bytea[], jsonb[], uuid[], timestamptz[]);
 drop function kylo.wake_relay(smallint);
 drop table kylo.outbox_delayed;
+alter table kylo.outbox_held drop column generation;
 alter table kylo.outbox_log drop column generation;
 alter table kylo.store drop column timeline;
 drop function kylo.timeline();
