@@ -28,7 +28,8 @@ select set_config('enable_seqscan', %(plan)s, true), set_config('enable_hashjoin
        set_config('enable_sort', %(plan)s, true)
 """
 
-# The same three kinds of open rows as the view outbox: above the cursor, late ones at or under it, held ones.
+# The same three kinds of open rows as the view outbox: above the cursor, late ones at or under it, held ones; and
+# delayed ones whose time has come.
 _WAITING = """
 with ahead as materialized (
     select l.lane, o.id, o.topic, o.created_at
@@ -52,6 +53,8 @@ with ahead as materialized (
 ), waiting as (
     select topic, created_at from unsent u where not exists (select from kylo.outbox_held h where h.id = u.id)
     union all (select topic, created_at from kylo.outbox_held limit %(bound)s)
+    union all (select topic, available_at from kylo.outbox_delayed
+                where available_at <= now() order by available_at limit %(bound)s)
 ), beyond as (
     select sum((pg_sequence_last_value(pg_get_serial_sequence('kylo.outbox_log', 'id')::regclass) - a.last)
                * (l.slot_to - l.slot_from) / 1024) as rows

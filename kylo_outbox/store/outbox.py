@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from kylo_outbox.store.engine import Database
     from kylo_outbox.store.lanes import Lane
 
-Row = tuple[int, str, bytes, str, bytes, str | None, str, float]
-"""(id, topic, key, type, payload, headers as JSON text or None, event id, seconds since 1970 of the emit)."""
+Row = tuple[int, str, bytes, str, bytes, str | None, str, float, int]
+"""(id, topic, key, type, payload, headers as JSON text or None, event id, seconds since 1970, generation)."""
 
-_COLUMNS = "id, topic, key, type, payload, headers::text, event_id::text, extract(epoch from created_at)::float8"
+_COLUMNS = (
+    "id, topic, key, type, payload, headers::text, event_id::text, extract(epoch from created_at)::float8, generation"
+)
 
 # A turn looks at the clock of transactions first; what follows is asked for "as that snapshot saw it", in statements
 # of their own, so that each is planned once. A lane with all slots asks for none: the planner guesses slots badly.

@@ -16,7 +16,7 @@ from tests.helpers.broker import make_topic, outbox_rows, read_all
 @pytest.fixture
 def publisher(address):
     """A publisher of this test alone."""
-    made = Publisher(address, "test", 1)
+    made = Publisher(address, "test")
     yield made
     made.close()
 
@@ -66,7 +66,7 @@ def test_a_tracked_ticket_names_what_a_refusal_left_over(kafka_server, publisher
 def test_smaller_batches_let_innocent_records_pass(kafka_server, address):
     """2,000 small rows in a batch above the topic's limit are refused together; halved batches pass as they are."""
     topic = make_topic(kafka_server.bootstrap, partitions=1, config={"max.message.bytes": "60000"})
-    publisher = Publisher(address, "test", 1, batch_bytes=400_000)
+    publisher = Publisher(address, "test", batch_bytes=400_000)
     batch = outbox_rows(topic, [b"k"] * 2000, payload=b"x" * 100)
     rebuilds = 0
     while True:
@@ -106,7 +106,7 @@ def test_every_partition_of_a_healthy_topic_has_a_leader(kafka_server, publisher
 
 def test_without_an_answer_leaders_are_as_they_were_and_one_wait_serves_all_topics():
     """Nobody listens: a topic never seen is an outage, known ones stay as they are, at one wait a second for all."""
-    publisher = Publisher(KafkaAddress("127.0.0.1:1"), "test", 1)
+    publisher = Publisher(KafkaAddress("127.0.0.1:1"), "test")
     with pytest.raises(KafkaFault):
         publisher.exists("t")
     known = publisher._partitions

@@ -44,7 +44,7 @@ class Relay:
         state: RelayState,
         holder: str,
         open_session: Callable[[], LaneSession],
-        open_publisher: Callable[[str, int], Outlet],
+        open_publisher: Callable[[str], Outlet],
         direct: Direct | None = None,
         interval: float | None = None,
         is_paused: Callable[[str, bytes], bool] = lambda _topic, _key: False,
@@ -122,7 +122,7 @@ class Relay:
         if self._session is None:
             self._session = self._open_session()
         if self._publisher is None:
-            self._publisher = self._open_publisher(*self._session.identity())
+            self._publisher = self._open_publisher(self._session.identity().store_id)
         return self._session, self._publisher
 
     def _take(self, session: LaneSession) -> bool:
