@@ -256,9 +256,7 @@ def fenced_relay(make_relay, address):
     """Build relays that publish with fencing."""
 
     def make(at=address, **changes):
-        return Patient(
-            make_relay(open_publisher=lambda store_id: FencedPublisher(at, store_id), **changes)
-        )
+        return Patient(make_relay(open_publisher=lambda store_id: FencedPublisher(at, store_id), **changes))
 
     return make
 
