@@ -17,6 +17,7 @@ from kylo_outbox.runtime.backoff import Idling
 from kylo_outbox.runtime.schedule import Schedule
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.store.outbox import stored_rows
+from kylo_outbox.store.pauses import Pauses
 from kylo_outbox.store.session import LaneSession
 from kylo_outbox.telemetry import metrics
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema
@@ -111,10 +112,12 @@ class RelayProcess:
             direct=direct,
             interval=settings.relay_interval,
             idle=lambda worked: idling.pause(worked=worked),
-            is_paused=self._is_paused,
+            is_paused=partial(self._is_paused, Pauses(database)),
         )
 
-    def _is_paused(self, topic: str, key: bytes) -> bool:
+    def _is_paused(self, pauses: Pauses, topic: str, key: bytes) -> bool:
+        if pauses.covers(topic, key):
+            return True
         if topic not in self._company_topics:
             return False
         company = self._parts.directory.company(key.decode())
