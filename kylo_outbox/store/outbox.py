@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kylo_outbox.model.errors import Fatal
 from kylo_outbox.store.lanes import Cursor
 
 if TYPE_CHECKING:
@@ -25,32 +26,47 @@ if TYPE_CHECKING:
     import psycopg
 
     from kylo_outbox.store.engine import Database
+    from kylo_outbox.store.lanes import Lane
 
 Row = tuple[int, str, bytes, str, bytes, str | None, str, float]
 """(id, topic, key, type, payload, headers as JSON text or None, event id, seconds since 1970 of the emit)."""
 
 _COLUMNS = "id, topic, key, type, payload, headers::text, event_id::text, extract(epoch from created_at)::float8"
 
-# `id + 0` and `offset 0` keep the planner from walking history in the order of ids: late rows are found by their xid.
-# Part 0 is the snapshot of this very statement, part 1 the late rows, part 2 the new ones.
+# Part 0 is the epoch of the lane, the snapshot of this very statement and the newest id given out; part 1 the late
+# rows, part 2 the new ones. Late rows are asked for by their transaction, so that history is never walked: those that
+# ran at the last snapshot one by one in the order of ids (a long one may have a million), those that began after it
+# together (`id + 0` and `offset 0` keep the planner from walking the ids instead).
+_MINE = "slot >= %(slot_from)s and slot < %(slot_to)s and slot <> all(%(without)s::smallint[])"
 TURN = f"""
-select 0, 0::bigint, pg_current_snapshot()::text, null::bytea, null::text, null::bytea, null::text, null::text,
-       0::float8
+select 0, (select epoch from kylo.lanes where lane = %(lane)s), pg_current_snapshot()::text, null::bytea,
+       pg_sequence_last_value('kylo.outbox_log_id_seq'::regclass)::text, null::bytea, null::text, null::text, 0::float8
 union all
 (select 1, {_COLUMNS} from (
-     select * from kylo.outbox_log
-  where id + 0 <= %(high_water)s and id + 0 > %(late_after)s and slot >= %(slot_from)s and slot < %(slot_to)s
-    and (xid = any(%(running)s::xid8[])
-         or (xid >= %(xmax)s::xid8 and xid < pg_snapshot_xmax(coalesce(%(until)s::pg_snapshot, pg_current_snapshot()))))
-    and pg_visible_in_snapshot(xid, coalesce(%(until)s::pg_snapshot, pg_current_snapshot()))
-    and not pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
-  offset 0) late
+    select o.* from unnest(%(running)s::xid8[]) r
+     cross join lateral (
+         select * from kylo.outbox_log
+          where xid = r and id > %(late_after)s and id <= %(high_water)s and {_MINE}
+          order by id limit %(limit)s) o
+     where pg_visible_in_snapshot(r, coalesce(%(until)s::pg_snapshot, pg_current_snapshot()))
+    union all
+    select * from (
+        select * from kylo.outbox_log
+         where xid >= %(xmax)s::xid8
+           and xid < pg_snapshot_xmax(coalesce(%(until)s::pg_snapshot, pg_current_snapshot()))
+           and id + 0 > %(late_after)s and id + 0 <= %(high_water)s and {_MINE}
+           and pg_visible_in_snapshot(xid, coalesce(%(until)s::pg_snapshot, pg_current_snapshot()))
+        offset 0) since) late
   order by id limit %(limit)s)
 union all
 (select 2, {_COLUMNS} from kylo.outbox_log
-  where id > %(high_water)s and slot >= %(slot_from)s and slot < %(slot_to)s and %(until)s::pg_snapshot is null
+  where id > %(high_water)s and id <= %(upto)s and {_MINE}
+    and (%(until)s::pg_snapshot is null or pg_visible_in_snapshot(xid, %(until)s::pg_snapshot))
   order by id limit %(limit)s)
-"""  # noqa: S608 - the only thing put in is a constant of this file
+"""  # noqa: S608 - the only things put in are constants of this file
+_NO_BOUND = 2**63 - 1
+# A lane that leaves slots out would read past the rows of others again and again: beyond so many it notes their end.
+_FOREIGN = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +79,12 @@ class Turn:
 
 
 class Reader:
-    """Reads one lane turn by turn from a cursor. Not safe to share; uses one autocommit connection."""
+    """Reads one lane turn by turn from its cursor. Not safe to share; uses one autocommit connection."""
 
-    def __init__(self, connection: psycopg.Connection[Any], slots: tuple[int, int], cursor: Cursor) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], lane: Lane, cursor: Cursor | None = None) -> None:
         self._cursor = connection.cursor(binary=True)
-        self._slots = slots
-        self._at = cursor
+        self._lane = lane
+        self._at = cursor or lane.cursor
         # While late rows need several turns, the old snapshot stays the state and the new one is kept fixed.
         self._until: str | None = None
         self._late_after = 0
@@ -78,31 +94,54 @@ class Reader:
         """The state after everything read so far."""
         return self._at
 
-    def read(self, limit: int) -> Turn:
-        """The next rows, at most `limit` late and `limit` new ones; an empty list when nothing has been committed."""
+    def read(self, limit: int, upto: Cursor | None = None) -> Turn:
+        """The next rows, at most `limit` late and `limit` new ones; an empty list when nothing has been committed.
+
+        With `upto`, nothing that `upto` does not cover; a turn that is not full then ends at that very cursor.
+
+        Raises:
+            Fatal: the lane was taken over; nothing was read.
+        """
         _, xmax, running = self._at.snapshot.split(":")
+        slots = self._lane.slots
         values = {
+            "lane": self._lane.number,
             "high_water": self._at.high_water,
             "late_after": self._late_after,
-            "slot_from": self._slots[0],
-            "slot_to": self._slots[1],
+            "slot_from": slots.first,
+            "slot_to": slots.end,
+            "without": list(slots.without),
             "running": running.split(",") if running else [],
             "xmax": xmax,
-            "snapshot": self._at.snapshot,
-            "until": self._until,
+            "until": self._until or (upto.snapshot if upto else None),
+            # Rows beyond the cursor wait until the late ones are done.
+            "upto": 0 if self._until else upto.high_water if upto else _NO_BOUND,
             "limit": limit,
         }
         found = self._cursor.execute(TURN, values).fetchall()
-        snapshot: str = self._until or found[0][2]
+        if found[0][1] != self._lane.epoch:
+            raise Fatal(f"lane {self._lane.number} was taken over (epoch {self._lane.epoch} is over)")
+        snapshot: str = values["until"] or found[0][2]
         late = [row[1:] for row in found if row[0] == 1]
         if len(late) == limit:
             self._until, self._late_after = snapshot, late[-1][0]
             return Turn(late, self._at, full=True)
         new = [row[1:] for row in found[1 + len(late) :]]
-        self._at = Cursor(new[-1][0] if new else self._at.high_water, snapshot)
         full = len(new) == limit or self._until is not None
+        newest = int(found[0][4] or 0)
+        self._at = Cursor(self._reached(new, newest, upto, full=full), snapshot)
         self._until, self._late_after = None, 0
         return Turn(late + new, self._at, full)
+
+    def _reached(self, new: list[Row], newest: int, upto: Cursor | None, *, full: bool) -> int:
+        last = new[-1][0] if new else self._at.high_water
+        if full:
+            return last
+        if upto is not None:
+            return upto.high_water
+        # Everything visible was read; whatever of the ids given out is not, belongs to transactions that this
+        # snapshot does not show, and so comes as a late row.
+        return newest if not self._lane.slots.all and newest > last + _FOREIGN else last
 
 
 STORED = f"""

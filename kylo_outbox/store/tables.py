@@ -133,6 +133,8 @@ lanes = sa.Table(
     sa.Column("snapshot", Snapshot, nullable=False, server_default=sa.text("'3:3:'::pg_snapshot")),
     sa.Column("acknowledged", sa.BigInteger, nullable=False, server_default="0"),
     _at("moved_at"),
+    sa.Column("parent", sa.SmallInteger, sa.ForeignKey("kylo.lanes.lane", ondelete="CASCADE")),
+    sa.Column("except_slots", pg.ARRAY(sa.SmallInteger), nullable=False, server_default=sa.text("'{}'::smallint[]")),
     schema="kylo",
     comment="The cursor: each event with id <= high_water that snapshot shows is acknowledged. Leased with an epoch.",
 )
@@ -152,7 +154,15 @@ outbox_held = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("retry", sa.Boolean, nullable=False, server_default=sa.false()),
     _at("held_at"),
+    sa.Column(
+        "waits",
+        sa.Boolean,
+        nullable=False,
+        server_default=sa.false(),
+        comment="Held only because an earlier event of its key is; `retry`: the relay tries it again by itself.",
+    ),
     sa.Index("outbox_held_key", "topic", "key", "id"),
+    sa.Index("outbox_held_blocked", "topic", "key", "id", postgresql_where=sa.text("not waits and not retry")),
     schema="kylo",
     comment="Events that Kafka refused and those of the same key behind them, copied out in order.",
 )

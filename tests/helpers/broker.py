@@ -85,7 +85,7 @@ def _seen(message) -> Seen:
         message.topic(),
         message.partition(),
         message.offset(),
-        (message.key() or b"").decode(),
+        (message.key() or b"").decode(errors="replace"),
         message.value() or b"",
         headers.get("kylo", b"").decode(),
         headers,

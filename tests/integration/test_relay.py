@@ -97,15 +97,15 @@ def test_a_relay_that_lost_its_lane_moves_no_cursor(control_db, topic, make_rela
 class _NeverSends(Publisher):
     """A producer whose process dies before anything reaches the broker."""
 
-    def send(self, rows):
-        return Ticket(len(rows))
+    def send(self, rows, *, tracked=False):
+        return Ticket(len(rows), [row[0] for row in rows] if tracked else None)
 
 
 class _ClaimsAtOnce(_NeverSends):
     """The planted fault: success is taken for granted when the rows were handed over."""
 
-    def send(self, rows):
-        ticket = Ticket(len(rows))
+    def send(self, rows, *, tracked=False):
+        ticket = super().send(rows, tracked=tracked)
         ticket.acknowledged = ticket.expected
         return ticket
 
