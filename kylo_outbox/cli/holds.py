@@ -31,7 +31,9 @@ Key = Annotated[str, typer.Argument(metavar="KEY", help="The key, such as a comp
 SomeKey = Annotated[str | None, typer.Argument(metavar="[KEY]", help="One key; without it the whole topic.")]
 Store = Annotated[str | None, typer.Option(help="Only this store; else every one.")]
 Why = Annotated[str, typer.Option(help="Why, for the audit.")]
-RowId = Annotated[int | None, typer.Option("--id", help="This event, by its id in the outbox; else the oldest one.")]
+RowId = Annotated[
+    int | None, typer.Option("--id", help="This event, by its id in the outbox; else the one that blocks the key.")
+]
 Every = Annotated[bool, typer.Option("--all", help="Every event of the key that is held now.")]
 
 _POLICIES = {"hold": "hold", "dead-letter": "skip"}
@@ -51,7 +53,9 @@ def held(*, topic: Annotated[str | None, typer.Option()] = None, store: Store = 
 
     Example: kylo-outbox outbox held --json
     """
-    rows, complete = _rows(lambda tx: [each._asdict() for each in held_events.held(tx, topic)], store)
+    rows, complete = _rows(
+        lambda tx: [{**each._asdict(), "tried": each.tried} for each in held_events.held(tx, topic)], store
+    )
     columns = ("store", "topic", "key", "waiting", "since", "tried", "paused", "reason")
     _show(rows, columns, as_json=as_json)
     say(f"{len(rows)} keys are held, {sum(row['waiting'] for row in rows)} events wait in them")
@@ -59,7 +63,7 @@ def held(*, topic: Annotated[str | None, typer.Option()] = None, store: Store = 
 
 
 def release(topic: Topic, key: Key, *, store: Store = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Try a held key again now, in order. Mend the cause first: what is refused again is held again.
+    """Try a refused event again now, and what waits behind it. Mend the cause first: a refusal holds it again.
 
     Example: kylo-outbox outbox release txns.company.batches 710
     """

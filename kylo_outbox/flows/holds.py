@@ -1,6 +1,7 @@
 """What operators do with held events: each act on one store, in one transaction with its audit row.
 
-Every act is harmless when repeated: what is done already changes nothing and writes no audit row.
+Every act is harmless when repeated: what is done already changes nothing and writes no audit row. `tx` is a psycopg
+transaction on the store.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from kylo_outbox.store import audit, holds, pauses, relay_dead
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What an act on one store (`tx` is a psycopg transaction) changed, or would change: outbox ids, or a topic or key as a whole (`ids` empty)."""
+    """What an act on one store changed, or would change: events by outbox id, or a topic or key as a whole."""
 
     changed: bool
     ids: tuple[int, ...] = ()
@@ -25,15 +26,16 @@ NOTHING = Done(changed=False)
 
 
 def release(tx: Any, topic: str, key: str, *, who: str, dry_run: bool = False) -> Done:
-    """Let the relay try the key's oldest event again; the others follow in order once Kafka has taken it."""
+    """Let the relay try the refused event of a key again; what waits behind it follows once Kafka has taken it."""
     found = holds.held(tx, topic, key)
-    if not found:
+    if not found or found[0].blocked_by is None:
         return NOTHING
-    oldest = found[0]
-    if not dry_run and holds.release(tx, oldest.oldest_id):
-        before = {"held_because": oldest.reason, "since": oldest.since.isoformat(), "waiting": oldest.waiting}
-        audit.write(tx, who=who, verb="outbox release", topic=topic, key=key, ids=[oldest.oldest_id], before=before)
-    return Done(changed=True, ids=(oldest.oldest_id,))
+    [held] = found
+    blocked = found[0].blocked_by
+    if not dry_run and holds.release(tx, blocked):
+        before = {"held_because": held.reason, "since": held.since.isoformat(), "waiting": held.waiting}
+        audit.write(tx, who=who, verb="outbox release", topic=topic, key=key, ids=[blocked], before=before)
+    return Done(changed=True, ids=(blocked,))
 
 
 def discard(
@@ -47,12 +49,12 @@ def discard(
     every: bool = False,
     dry_run: bool = False,
 ) -> Done:
-    """Declare a gap: the oldest held event of the key, `row_id` or every one leaves, whole, into the audit.
+    """Declare a gap: the event that blocks the key, or `row_id`, or every one leaves, whole, into the audit.
 
     Raises:
         NotReady: the relay has not passed the event yet; nothing is done.
     """
-    wanted = _chosen(holds.ids(tx, topic, key), row_id, every=every)
+    wanted = _chosen(tx, topic, key, row_id, every=every)
     if dry_run or not wanted:
         return Done(bool(wanted), tuple(wanted))
     gone = holds.discard(tx, topic, key, wanted, who=who, verb="outbox discard", reason=reason)
@@ -70,12 +72,12 @@ def dead_letter(
     every: bool = False,
     dry_run: bool = False,
 ) -> Done:
-    """Make held events dead letters (stage `relay`): by default the oldest one, after which the key goes on.
+    """Make held events dead letters (stage `relay`): by default the one that blocks the key.
 
     Raises:
         NotReady: the relay has not passed the event yet; nothing is done.
     """
-    wanted = _chosen(holds.ids(tx, topic, key), row_id, every=every)
+    wanted = _chosen(tx, topic, key, row_id, every=every)
     if dry_run or not wanted:
         return Done(bool(wanted), tuple(wanted))
     for each in wanted:
@@ -136,7 +138,11 @@ def _is_paused(tx: Any, topic: str, key: str | None) -> bool:
     return any((each.topic, each.key) == (topic, key) for each in pauses.paused(tx))
 
 
-def _chosen(standing: list[int], row_id: int | None, *, every: bool) -> list[int]:
-    if every:
+def _chosen(tx: Any, topic: str, key: str, row_id: int | None, *, every: bool) -> list[int]:
+    standing = holds.ids(tx, topic, key)
+    if every or not standing:
         return standing
-    return standing[:1] if row_id is None else [each for each in standing if each == row_id]
+    if row_id is None:
+        [held] = holds.held(tx, topic, key)
+        return [held.oldest_id if held.blocked_by is None else held.blocked_by]
+    return [row_id] if row_id in standing else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kylo_outbox.model.errors import NotReady
-from kylo_outbox.store.relay_dead import PASSED, WAITS_BEHIND, WAKE_NEXT
+from kylo_outbox.store.relay_dead import PASSED
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import psycopg
 
 _HELD = """
-select h.topic, convert_from(h.key, 'UTF8'), min(h.id), (array_agg(h.reason order by h.id))[1], min(h.held_at),
-       min(h.created_at), count(*), (array_agg(h.retry or h.reason = %(waits)s order by h.id))[1],
+select h.topic, convert_from(h.key, 'UTF8') as key, min(h.id), min(h.id) filter (where not h.waits and not h.retry),
+       (array_agg(h.reason order by h.waits, h.id))[1], min(h.held_at), min(h.created_at), count(*),
        exists (select from kylo.paused_keys p where p.topic = h.topic and (p.key is null or p.key = h.key))
   from kylo.outbox_held h
  where (%(topic)s::text is null or h.topic = %(topic)s)
@@ -23,7 +23,7 @@ select h.topic, convert_from(h.key, 'UTF8'), min(h.id), (array_agg(h.reason orde
  order by min(h.held_at), 1, 2
 """
 _IDS = "select id from kylo.outbox_held where topic = %s and key = convert_to(%s, 'UTF8') order by id"
-_RELEASE = "update kylo.outbox_held set retry = true where id = %s and not retry"
+_RELEASE = "update kylo.outbox_held set retry = true where id = %s and not retry and not waits"
 # One audit row an event, with everything that it was.
 _DISCARD = f"""
 with gone as (
@@ -39,33 +39,42 @@ select %(who)s, %(verb)s, s.store_id, g.topic, convert_from(g.key, 'UTF8'), arra
   from gone g, kylo.store s
 returning ids[1]
 """  # noqa: S608 - the only thing put in is a constant
+# A side lane lives under its parent's epoch.
 _RAISE_EPOCH = """
-update kylo.lanes set epoch = epoch + 1
- where kylo.slot_of(%s, convert_to(%s, 'UTF8')) between slot_from and slot_to - 1
+update kylo.lanes l set epoch = l.epoch + 1
+  from kylo.lanes own
+ where coalesce(l.parent, l.lane) = own.lane and own.parent is null
+   and kylo.slot_of(%s, convert_to(%s, 'UTF8')) between own.slot_from and own.slot_to - 1
 """
 
 
 class HeldKey(NamedTuple):
     """A key whose events wait.
 
-    `reason` is that of the oldest event, `since` when it was set aside, `emitted_at` when it was emitted. `tried`: the
-    relay tries it again by itself. `paused`: an operator paused it, so it is not tried.
+    `blocked_by` is the event that Kafka refused and that waits for a person; None if there is none: then the relay
+    tries the oldest one again by itself, unless the key is `paused` by an operator. `since` is when the first one was
+    set aside, `emitted_at` when the oldest was emitted.
     """
 
     topic: str
     key: str
     oldest_id: int
+    blocked_by: int | None
     reason: str
     since: datetime
     emitted_at: datetime
     waiting: int
-    tried: bool
     paused: bool
+
+    @property
+    def tried(self) -> bool:
+        """Whether the relay tries it again by itself."""
+        return self.blocked_by is None and not self.paused
 
 
 def held(tx: psycopg.Connection[Any], topic: str | None = None, key: str | None = None) -> list[HeldKey]:
     """Keys that are held, longest first."""
-    values = {"topic": topic, "key": key, "waits": WAITS_BEHIND}
+    values = {"topic": topic, "key": key}
     return [HeldKey(*row) for row in tx.execute(_HELD, values)]
 
 
@@ -74,9 +83,9 @@ def ids(tx: psycopg.Connection[Any], topic: str, key: str) -> list[int]:
     return [row_id for (row_id,) in tx.execute(_IDS, (topic, key))]
 
 
-def release(tx: psycopg.Connection[Any], oldest_id: int) -> bool:
-    """Let the relay try a key's oldest event again; False if it does so already or the event is gone."""
-    return tx.execute(_RELEASE, (oldest_id,)).rowcount == 1
+def release(tx: psycopg.Connection[Any], row_id: int) -> bool:
+    """Let the relay try a refused event again; False if it does so already or the event is gone."""
+    return tx.execute(_RELEASE, (row_id,)).rowcount == 1
 
 
 def discard(
@@ -98,7 +107,6 @@ def discard(
     if len(gone) < len(standing):
         raise not_passed(min(standing - set(gone)))
     if gone:
-        tx.execute(WAKE_NEXT, {"topic": topic, "key": key, "waits": WAITS_BEHIND})
         start_over(tx, topic, key)
     return gone
 

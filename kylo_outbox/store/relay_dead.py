@@ -20,13 +20,11 @@ if TYPE_CHECKING:
     import psycopg
 
 STAGE: Final = "relay"
-WAITS_BEHIND: Final = "waits behind an earlier event of its key"
-"""The reason of a held event that nobody refused: never a dead letter, and to be tried once it is the oldest."""
-
 # Whether the stored cursor is behind a held event: its id is passed, and a late one's transaction is known, too.
 PASSED = """
 exists (select from kylo.lanes l
-         where h.slot >= l.slot_from and h.slot < l.slot_to and h.id <= l.high_water
+         where h.slot >= l.slot_from and h.slot < l.slot_to and h.slot <> all (l.except_slots)
+           and h.id <= l.high_water
            and not exists (select from kylo.outbox_log o
                             where o.id = h.id and not pg_visible_in_snapshot(o.xid, l.snapshot)))
 """
@@ -34,12 +32,6 @@ _TAKE = f"""
 delete from kylo.outbox_held h where id = %s and {PASSED}
 returning id, event_id, created_at, topic, convert_from(key, 'UTF8'), type, payload, headers
 """  # noqa: S608 - the only thing put in is a constant of this file
-# What comes next of the key waited for its predecessor alone.
-WAKE_NEXT = """
-update kylo.outbox_held h set retry = true
- where topic = %(topic)s and key = convert_to(%(key)s, 'UTF8') and reason = %(waits)s
-   and id = (select min(id) from kylo.outbox_held n where n.topic = h.topic and n.key = h.key)
-"""
 _ON_POISON = "coalesce(p.on_poison, t.on_poison, 'hold')"
 _POLICIES = f"""
 select topic, {_ON_POISON}, t.dead_letter_topic, p.on_poison is not null
@@ -48,12 +40,10 @@ select topic, {_ON_POISON}, t.dead_letter_topic, p.on_poison is not null
 """  # noqa: S608 - the only thing put in is a constant of this file
 _REFUSED = f"""
 select h.id, h.reason
-  from (select distinct on (topic, key) * from kylo.outbox_held
-         where slot >= %s and slot < %s
-           and topic in (select topic from kylo.topics t full join kylo.relay_policies p using (topic)
-                          where {_ON_POISON} = 'skip')
-         order by topic, key, id) h
- where not h.retry and h.reason <> %s and {PASSED}
+  from kylo.outbox_held h
+ where not h.waits and not h.retry and h.slot >= %s and h.slot < %s and {PASSED}
+   and h.topic in (select topic from kylo.topics t full join kylo.relay_policies p using (topic)
+                    where {_ON_POISON} = 'skip')
  order by h.id
 """  # noqa: S608 - constants of this file
 _SET_POLICY = """
@@ -91,7 +81,7 @@ def bury(
 ) -> Buried | None:
     """Make a held event a dead letter: the held row leaves, the letter and its record come, in one transaction.
 
-    The next event of the key may be tried then. A second call finds nothing and changes nothing.
+    What waited behind it may be tried then. A second call finds nothing and changes nothing.
 
     Args:
         connection: To the event's store, also with autocommit.
@@ -121,16 +111,15 @@ def bury(
         where = dead_letter_topic or policy(connection, topic).dead_letter_topic
         # A dead letter topic is its own: its refused records would come back to it for ever.
         recorded = where != topic and _record(connection, row, where, told, error_class, attempts)
-        connection.execute(WAKE_NEXT, {"topic": topic, "key": key, "waits": WAITS_BEHIND})
     return Buried(outbox_id, topic, key, recorded)
 
 
 def bury_refused(connection: psycopg.Connection[Any], slots: tuple[int, int]) -> list[Buried]:
-    """Bury what Kafka refused in topics whose policy is `skip`: the oldest of each key, as far as the cursor is.
+    """Bury what Kafka refused in topics whose policy is `skip`, as far as the stored cursor is behind it.
 
     Safe to repeat, and after a crash: what is to be buried is read from the tables alone.
     """
-    found = connection.execute(_REFUSED, (*slots, WAITS_BEHIND)).fetchall()
+    found = connection.execute(_REFUSED, slots).fetchall()
     buried = [bury(connection, row_id, reason=reason, error_class=error_class_of(reason)) for row_id, reason in found]
     return [each for each in buried if each is not None]
 

@@ -10,7 +10,7 @@ import pytest
 from kylo_outbox import emit
 from kylo_outbox.store import relay_dead
 from kylo_outbox.store.engine import connect
-from kylo_outbox.store.relay_dead import WAITS_BEHIND, bury, bury_refused
+from kylo_outbox.store.relay_dead import bury, bury_refused
 
 ALL_SLOTS = (0, 1024)
 
@@ -28,9 +28,12 @@ def refuse(session, topic, number=3, *, passed=True):
         for n in range(number):
             emit(session, topic=topic, key="k", type="T", payload=json.dumps({"n": n}), headers={"who": "me"})
     session.execute(
-        "insert into kylo.outbox_held select id, event_id, created_at, slot, topic, key, type, payload, headers, "
-        "case id when 1 then 'MSG_SIZE_TOO_LARGE: too large' else %s end, false from kylo.outbox_log where topic = %s",
-        (WAITS_BEHIND, topic),
+        "insert into kylo.outbox_held "
+        "(id, event_id, created_at, slot, topic, key, type, payload, headers, reason, waits) "
+        "select id, event_id, created_at, slot, topic, key, type, payload, headers, "
+        "case id when 1 then 'MSG_SIZE_TOO_LARGE: too large' else 'waits' end, id > 1 "
+        "from kylo.outbox_log where topic = %s",
+        (topic,),
     )
     if passed:
         session.execute("update kylo.lanes set high_water = %s, snapshot = pg_current_snapshot()", (number,))
@@ -52,7 +55,7 @@ def test_a_refused_event_becomes_a_dead_letter_and_its_key_goes_on(session):
         "select key, payload, headers from outbox where topic = 't.dlq'"
     ).fetchall()
     assert (key, payload, headers["who"], headers["dlq-stage"]) == ("k", '{"n": 0}', "me", "relay")
-    assert session.execute("select id, retry from kylo.outbox_held order by id").fetchall() == [(2, True), (3, False)]
+    assert session.execute("select id, waits from kylo.outbox_held order by id").fetchall() == [(2, True), (3, True)]
 
 
 def test_an_event_that_the_cursor_has_not_passed_stays(session):
@@ -69,8 +72,8 @@ def test_a_late_event_stays_until_its_transaction_is_seen(session, control_db):
         session.execute("update kylo.lanes set high_water = 1, snapshot = pg_current_snapshot()")
         late.commit()
     session.execute(
-        "insert into kylo.outbox_held select id, event_id, created_at, slot, topic, key, type, payload, headers, "
-        "'X: y', false from kylo.outbox_log"
+        "insert into kylo.outbox_held (id, event_id, created_at, slot, topic, key, type, payload, headers, reason) "
+        "select id, event_id, created_at, slot, topic, key, type, payload, headers, 'X: y' from kylo.outbox_log"
     )
     assert bury(session, 1, reason="X: y", error_class="X") is None
     session.execute("update kylo.lanes set snapshot = pg_current_snapshot()")
@@ -84,7 +87,6 @@ def test_only_topics_whose_policy_says_so_are_buried(session):
     relay_dead.set_policy(session, "t", "skip", "me")
     assert bury_refused(session, (0, 0)) == []
     assert [each.outbox_id for each in bury_refused(session, ALL_SLOTS)] == [1]
-    session.execute("update kylo.outbox_held set retry = false")
     assert bury_refused(session, ALL_SLOTS) == []
     assert relay_dead.policy(session, "t").on_poison == "skip"
 
