@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 FRESH: Final = 1.0
 """Seconds for which an answer holds."""
-_PIECE: Final = 20_000
+_PIECE: Final = 10_000
 _BUDGET: Final = 0.1
 _MANY: Final = 10_000
 
