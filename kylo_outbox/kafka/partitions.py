@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from confluent_kafka import Producer
 
 _REFRESH = 60.0
-_PATIENCE = 5.0
+# Less than a lease: a relay that waits longer would lose its lane.
+_PATIENCE = 0.8
 # A look for leaders stands in the way of the partitions that have one: it gives up early and keeps what it knew.
 _LOOK_EVERY = 1.0
 _LOOK_PATIENCE = 0.3
@@ -50,6 +51,14 @@ class Partitions:
             if seen is not None:
                 return True  # it was there before the outage; what is sent waits in order
             raise
+
+    def answers(self) -> bool:
+        """Whether a broker answers a question about any topic, real or not, within 0.3 s."""
+        try:
+            guarded(self._client.list_topics, next(iter(self._seen), "__consumer_offsets"), _LOOK_PATIENCE)
+        except KafkaFault:
+            return False
+        return True
 
     def partition_of(self, topic: str, key: bytes) -> int | None:
         """The partition that the client chooses for a key (`partitioner=murmur2_random`); None for a topic not seen.

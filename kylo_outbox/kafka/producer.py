@@ -130,6 +130,10 @@ class NoBroker:
         """No topic, no partition."""
         return frozenset()
 
+    def answers(self) -> bool:
+        """Nobody does."""
+        return False
+
     def send(self, rows: Sequence[tuple[Any, ...]], *, tracked: bool = False) -> Ticket:
         """Never called with rows, because no topic exists."""
         return Ticket(len(rows), [row[0] for row in rows] if tracked else None)
@@ -199,6 +203,10 @@ class Publisher:
     def leaderless(self, topic: str) -> frozenset[int]:
         """Partitions of a topic that nobody leads, at most a second old."""
         return self._partitions.leaderless(topic)
+
+    def answers(self) -> bool:
+        """Whether a broker answers within a moment."""
+        return self._partitions.answers()
 
     def send(self, rows: Sequence[tuple[Any, ...]], *, tracked: bool = False) -> Ticket:
         """Hand rows of the outbox to the client, in order; returns at once.

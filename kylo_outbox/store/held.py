@@ -41,7 +41,10 @@ with recursive found as (
 )
 select topic, key from found where slot >= %s and slot < %s
 """
-_ROW = "h.id, h.topic, h.key, h.type, h.payload, h.headers::text, h.event_id::text, extract(epoch from h.created_at)::float8"
+_ROW = (
+    "h.id, h.topic, h.key, h.type, h.payload, h.headers::text, h.event_id::text, "
+    "extract(epoch from h.created_at)::float8"
+)
 # What may be tried of some keys: from the oldest event of each up to the first that waits for a person.
 READY = f"""
 select {_ROW}

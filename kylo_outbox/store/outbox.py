@@ -1,8 +1,8 @@
 """Reading the outbox: every committed event once, in commit order per key, without a mark on any row.
 
-State between two turns is a cursor: the highest id read and the snapshot of that read. A turn asks, in one statement
-and so under one new snapshot, first for late rows (id not above the cursor, invisible to the old snapshot, visible to
-the new one) and then for rows above it in id order. The lock of `kylo.emit` makes id order commit order for a key, so
+State between two turns is a cursor: the highest id read and the snapshot of that read. A turn takes a new snapshot and
+asks, as seen by it, first for late rows (id not above the cursor, invisible to the old snapshot, visible to the new
+one) and then for rows above it in id order. The lock of `kylo.emit` makes id order commit order for a key, so
 a late row belongs to a key of which nothing later was visible: late first, then new, keeps every key in order.
 
 A snapshot's xmax is the last *completed* transaction + 1: transactions running above it are not in its list, so the
@@ -33,40 +33,48 @@ Row = tuple[int, str, bytes, str, bytes, str | None, str, float]
 
 _COLUMNS = "id, topic, key, type, payload, headers::text, event_id::text, extract(epoch from created_at)::float8"
 
-# Part 0 is the epoch of the lane, the snapshot of this very statement and the newest id given out; part 1 the late
-# rows, part 2 the new ones. Late rows are asked for by their transaction, so that history is never walked: those that
-# ran at the last snapshot one by one in the order of ids (a long one may have a million), those that began after it
-# together (`id + 0` and `offset 0` keep the planner from walking the ids instead).
-_MINE = "slot >= %(slot_from)s and slot < %(slot_to)s and slot <> all(%(without)s::smallint[])"
-TURN = f"""
-select 0, (select epoch from kylo.lanes where lane = %(lane)s), pg_current_snapshot()::text, null::bytea,
-       pg_sequence_last_value('kylo.outbox_log_id_seq'::regclass)::text, null::bytea, null::text, null::text, 0::float8
-union all
-(select 1, {_COLUMNS} from (
+# A turn looks at the clock of transactions first; what follows is asked for "as that snapshot saw it", in statements
+# of their own, so that each is planned once. A lane with all slots asks for none: the planner guesses slots badly.
+LOOK = """
+select pg_current_snapshot()::text, epoch, pg_sequence_last_value('kylo.outbox_log_id_seq'::regclass)
+  from kylo.lanes where lane = %s
+"""
+_SLOTS = "and slot >= %(slot_from)s and slot < %(slot_to)s and slot <> all(%(without)s::smallint[])"
+# Late rows are asked for by their transaction, so that history is never walked: those that ran at the last snapshot
+# one by one in the order of ids (a long one may have a million), those that began after it together.
+LATE = f"""
+select {_COLUMNS} from (
     select o.* from unnest(%(running)s::xid8[]) r
      cross join lateral (
          select * from kylo.outbox_log
-          where xid = r and id > %(late_after)s and id <= %(high_water)s and {_MINE}
+          where xid = r and id > %(late_after)s and id <= %(high_water)s {{slots}}
           order by id limit %(limit)s) o
-     where pg_visible_in_snapshot(r, coalesce(%(until)s::pg_snapshot, pg_current_snapshot()))
+     where pg_visible_in_snapshot(r, %(until)s::pg_snapshot)
     union all
     select * from (
         select * from kylo.outbox_log
-         where xid >= %(xmax)s::xid8
-           and xid < pg_snapshot_xmax(coalesce(%(until)s::pg_snapshot, pg_current_snapshot()))
-           and id + 0 > %(late_after)s and id + 0 <= %(high_water)s and {_MINE}
-           and pg_visible_in_snapshot(xid, coalesce(%(until)s::pg_snapshot, pg_current_snapshot()))
+         where xid >= %(xmax)s::xid8 and xid < pg_snapshot_xmax(%(until)s::pg_snapshot)
+           and id + 0 > %(late_after)s and id + 0 <= %(high_water)s {{slots}}
+           and pg_visible_in_snapshot(xid, %(until)s::pg_snapshot)
         offset 0) since) late
-  order by id limit %(limit)s)
-union all
-(select 2, {_COLUMNS} from kylo.outbox_log
-  where id > %(high_water)s and id <= %(upto)s and {_MINE}
-    and (%(until)s::pg_snapshot is null or pg_visible_in_snapshot(xid, %(until)s::pg_snapshot))
-  order by id limit %(limit)s)
+ order by id limit %(limit)s
 """  # noqa: S608 - the only things put in are constants of this file
+NEW = f"""
+select {_COLUMNS} from kylo.outbox_log
+ where id > %(high_water)s and id <= %(upto)s and pg_visible_in_snapshot(xid, %(until)s::pg_snapshot) {{slots}}
+ order by id limit %(limit)s
+"""  # noqa: S608 - the only things put in are constants of this file
+# Plans made once that walk an index in its order, whatever the statistics of a young partition are.
+PLANS = """
+select set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false),
+       set_config('enable_bitmapscan', 'off', false), set_config('enable_sort', 'off', false),
+       set_config('max_parallel_workers_per_gather', '0', false), set_config('jit', 'off', false)
+"""
 _NO_BOUND = 2**63 - 1
 # A lane that leaves slots out would read past the rows of others again and again: beyond so many it notes their end.
 _FOREIGN = 1000
+# Many late rows at once (a long transaction) are sorted once for so many turns.
+_LATE_TURNS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +87,20 @@ class Turn:
 
 
 class Reader:
-    """Reads one lane turn by turn from its cursor. Not safe to share; uses one autocommit connection."""
+    """Reads one lane turn by turn from its cursor. Not safe to share; uses one autocommit connection with `PLANS`."""
 
     def __init__(self, connection: psycopg.Connection[Any], lane: Lane, cursor: Cursor | None = None) -> None:
         self._cursor = connection.cursor(binary=True)
         self._lane = lane
         self._at = cursor or lane.cursor
+        slots = "" if lane.slots.all else _SLOTS
+        self._late_sql, self._new_sql = LATE.format(slots=slots), NEW.format(slots=slots)
         # While late rows need several turns, the old snapshot stays the state and the new one is kept fixed.
         self._until: str | None = None
+        self._late: list[Row] = []
         self._late_after = 0
+        # Whether the last turn read everything that its snapshot showed.
+        self._at_end = False
 
     @property
     def cursor(self) -> Cursor:
@@ -102,10 +115,54 @@ class Reader:
         Raises:
             Fatal: the lane was taken over; nothing was read.
         """
+        now, newest = self._look()
+        until = self._until or (upto.snapshot if upto else now)
+        late = self._read_late(limit, until)
+        if len(late) == limit:
+            self._until = until
+            return Turn(late, self._at, full=True)
+        again, self._until, self._late_after = self._until is not None, None, 0
+        if again or (self._at_end and upto is None and until == self._at.snapshot):
+            # After late rows of several turns their snapshot is old: the next turn takes a new one. And where all was
+            # read and no transaction has ended since, there is nothing new.
+            self._at_end = not again
+            self._at = Cursor(self._at.high_water, until)
+            return Turn(late, self._at, full=again)
+        last = upto.high_water if upto else _NO_BOUND
+        new = self._cursor.execute(self._new_sql, self._values(limit, until) | {"upto": last}).fetchall()
+        full = len(new) == limit
+        self._at_end = not full
+        reached = new[-1][0] if new else self._at.high_water
+        if not full:
+            reached = self._end(reached, newest, upto)
+        self._at = Cursor(reached, until)
+        return Turn(late + new if late else new, self._at, full)
+
+    def _look(self) -> tuple[str, int]:
+        found = self._cursor.execute(LOOK, (self._lane.number,)).fetchone()
+        if found is None or found[1] != self._lane.epoch:
+            raise Fatal(f"lane {self._lane.number} was taken over (epoch {self._lane.epoch} is over)")
+        return found[0], found[2] or 0
+
+    def _read_late(self, limit: int, until: str) -> list[Row]:
+        if not self._late and until != self._at.snapshot:
+            values = self._values(limit * _LATE_TURNS, until)
+            self._late = self._cursor.execute(self._late_sql, values).fetchall()
+        rows, self._late = self._late[:limit], self._late[limit:]
+        if rows:
+            self._late_after = rows[-1][0]
+        return rows
+
+    def _end(self, last: int, newest: int, upto: Cursor | None) -> int:
+        """The id up to which everything visible was read; whatever below it is not visible comes as a late row."""
+        if upto is not None:
+            return upto.high_water
+        return newest if not self._lane.slots.all and newest > last + _FOREIGN else last
+
+    def _values(self, limit: int, until: str) -> dict[str, Any]:
         _, xmax, running = self._at.snapshot.split(":")
         slots = self._lane.slots
-        values = {
-            "lane": self._lane.number,
+        return {
             "high_water": self._at.high_water,
             "late_after": self._late_after,
             "slot_from": slots.first,
@@ -113,35 +170,9 @@ class Reader:
             "without": list(slots.without),
             "running": running.split(",") if running else [],
             "xmax": xmax,
-            "until": self._until or (upto.snapshot if upto else None),
-            # Rows beyond the cursor wait until the late ones are done.
-            "upto": 0 if self._until else upto.high_water if upto else _NO_BOUND,
+            "until": until,
             "limit": limit,
         }
-        found = self._cursor.execute(TURN, values).fetchall()
-        if found[0][1] != self._lane.epoch:
-            raise Fatal(f"lane {self._lane.number} was taken over (epoch {self._lane.epoch} is over)")
-        snapshot: str = values["until"] or found[0][2]
-        late = [row[1:] for row in found if row[0] == 1]
-        if len(late) == limit:
-            self._until, self._late_after = snapshot, late[-1][0]
-            return Turn(late, self._at, full=True)
-        new = [row[1:] for row in found[1 + len(late) :]]
-        full = len(new) == limit or self._until is not None
-        newest = int(found[0][4] or 0)
-        self._at = Cursor(self._reached(new, newest, upto, full=full), snapshot)
-        self._until, self._late_after = None, 0
-        return Turn(late + new, self._at, full)
-
-    def _reached(self, new: list[Row], newest: int, upto: Cursor | None, *, full: bool) -> int:
-        last = new[-1][0] if new else self._at.high_water
-        if full:
-            return last
-        if upto is not None:
-            return upto.high_water
-        # Everything visible was read; whatever of the ids given out is not, belongs to transactions that this
-        # snapshot does not show, and so comes as a late row.
-        return newest if not self._lane.slots.all and newest > last + _FOREIGN else last
 
 
 STORED = f"""

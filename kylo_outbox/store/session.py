@@ -11,7 +11,7 @@ from kylo_outbox.model.errors import Fatal, NotReady
 from kylo_outbox.store import held, lanes, sides
 from kylo_outbox.store.bell import Bell
 from kylo_outbox.store.engine import as_ours, connect
-from kylo_outbox.store.outbox import Reader
+from kylo_outbox.store.outbox import PLANS, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -32,7 +32,7 @@ class LaneSession:
         with as_ours(name):
             # Only the cursor is written here; a cursor write lost in a crash means repeats, never loss.
             self._connection = connect(dsn, f"relay {name}", autocommit=True, durable=False)
-            self._connection.execute("set max_parallel_workers_per_gather = 0")
+            self._connection.execute(PLANS)
         self._lane: Lane | None = None
         # The lane itself and its side lanes, by number, each with what is stored of it.
         self._parts: dict[int, Lane] = {}
@@ -87,17 +87,15 @@ class LaneSession:
             number: Reader(self._connection, part, self._stored[number]) for number, part in self._parts.items()
         }
 
-    def at(self, part: int) -> tuple[Cursor, Cursor]:
-        """(stored cursor, cursor after everything read) of a part."""
-        return self._stored[part], self._readers[part].cursor
+    def together(self, side: int) -> bool:
+        """Whether the lane and a side of it are stored at one cursor."""
+        return self._stored[side] == self._stored[self._held().number]
 
     def advance(self, part: int, cursor: Cursor, count: int) -> None:
         """Store the cursor over acknowledged rows."""
         self._held()
         with self._errors():
-            self._ours(
-                lanes.advance(self._connection, self._parts[part], self._stored[part].high_water, cursor, count)
-            )
+            self._ours(lanes.advance(self._connection, self._parts[part], self._stored[part].high_water, cursor, count))
         self._stored[part] = cursor
 
     def renew(self) -> None:
@@ -126,7 +124,7 @@ class LaneSession:
     def join(self, side: int) -> None:
         """Let the lane serve a side's slot again; both must be stored at one cursor, with nothing in flight."""
         lane = self._held()
-        if self._stored[side] != self._stored[lane.number]:
+        if not self.together(side):
             raise RuntimeError("a side lane can only be joined where its lane stands")
         with self._errors():
             self._ours(sides.join(self._connection, lane, side))
@@ -207,7 +205,7 @@ class LaneSession:
             raise Fatal(f"{self._name}: no lane is held")
         return self._lane
 
-    def _ours(self, ours: bool) -> None:  # noqa: FBT001 - the answer of the statement
+    def _ours(self, ours: bool) -> None:
         if not ours and self._lane is not None:
             raise Fatal(f"{self._name}: lane {self._lane.number} was taken over (epoch {self._lane.epoch} is over)")
 

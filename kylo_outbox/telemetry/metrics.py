@@ -33,6 +33,9 @@ RELAY_LAST_SUCCESS = Gauge(
 RELAY_IS_LEADER = Gauge(
     "kylo_relay_is_leader", "1 where this relay holds the lane.", ("store", "lane"), registry=REGISTRY
 )
+RELAY_BREAKER_OPEN = Gauge(
+    "kylo_relay_breaker_open", "1 while Kafka does not answer this relay.", ("store", "lane"), registry=REGISTRY
+)
 CONSUMER_LAG_MESSAGES = Gauge(
     "kylo_consumer_lag_messages", "Records a group has not read.", ("group", "topic", "partition"), registry=REGISTRY
 )

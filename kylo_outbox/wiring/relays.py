@@ -13,8 +13,8 @@ from kylo_outbox.flows.relay import Relay, RelayState
 from kylo_outbox.kafka.contact import BrokerContact
 from kylo_outbox.kafka.lag import Lag
 from kylo_outbox.kafka.producer import NoBroker, Publisher
-from kylo_outbox.runtime.backoff import Idling
 from kylo_outbox.runtime.schedule import Schedule
+from kylo_outbox.store import lanes
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.store.outbox import stored_rows
 from kylo_outbox.store.pauses import Pauses
@@ -54,7 +54,7 @@ class RelayProcess:
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._projections = [] if settings.all_via_kafka else [projection(parts, named(parts, name)) for name in NAMES]
         self._company_topics = frozenset(kylo_topics(settings))
-        self._states: dict[str, RelayState] = {}
+        self._states: dict[tuple[str, int], RelayState] = {}
 
     def check(self) -> None:
         """Refuse to start without schema and, where anything travels over it, a broker."""
@@ -83,9 +83,12 @@ class RelayProcess:
 
     def _look_for_stores(self, schedule: Schedule) -> None:
         for database in self._databases():
-            if database.dsn not in self._states:
-                state = self._states[database.dsn] = RelayState(store=database.name, lane=0)
-                schedule.keep_running(f"relay {database.name}", partial(self._relay, database, state))
+            with database.transaction() as tx:
+                numbers = lanes.numbers(tx)
+            for lane in numbers:
+                if (database.dsn, lane) not in self._states:
+                    state = self._states[database.dsn, lane] = RelayState(store=database.name, lane=lane)
+                    schedule.keep_running(state.name, partial(self._relay, database, state))
 
     def _databases(self) -> list[Database]:
         return [store.database for store in self._parts.directory.stores() if not store.problem]
@@ -103,7 +106,6 @@ class RelayProcess:
                 projections=self._projections,
                 stored_rows=partial(stored_rows, database),
             )
-        idling = Idling()
         return Relay(
             state=state,
             holder=self._holder,
@@ -111,7 +113,6 @@ class RelayProcess:
             open_publisher=self._publisher,
             direct=direct,
             interval=settings.relay_interval,
-            idle=lambda worked: idling.pause(worked=worked),
             is_paused=partial(self._is_paused, Pauses(database)),
         )
 
@@ -130,6 +131,7 @@ class RelayProcess:
         states = list(self._states.values())
         for state in states:
             metrics.RELAY_IS_LEADER.labels(state.store, str(state.lane)).set(state.leading)
+            metrics.RELAY_BREAKER_OPEN.labels(state.store, str(state.lane)).set(bool(state.breaker))
             if state.last_success:
                 metrics.RELAY_LAST_SUCCESS.labels(state.store).set(state.last_success)
         return {
@@ -141,7 +143,15 @@ class RelayProcess:
             "failed": sum(state.failed for state in states),
             "last_success": max((state.last_success for state in states if state.last_success), default=None),
             "lanes": [
-                {"store": state.store, "lane": state.lane, "leader": state.leading, "held_keys": len(state.held_keys)}
+                {
+                    "store": state.store,
+                    "lane": state.lane,
+                    "leader": state.leading,
+                    "published": state.published,
+                    "held_keys": len(state.held_keys),
+                    "side_lanes": state.side_lanes,
+                    "breaker": state.breaker,
+                }
                 for state in states
             ],
         }

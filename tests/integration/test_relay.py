@@ -63,7 +63,7 @@ def test_a_clean_stop_and_start_repeats_nothing(control_db, kafka_server, topic,
     first = make_relay()
     with control_db.transaction() as tx:
         emit_many(tx, [Event(topic=topic, key="k", type="T", payload={"n": n}) for n in range(3000)])
-    run_until(first, lambda: first.state.published or first._in_flight)
+    run_until(first, lambda: first.state.published or first._oldest())
     first.close()
     run_until(make_relay(), lambda: open_rows(control_db) == 0)
     assert len(read_all(kafka_server.bootstrap, topic)) == 3000
@@ -118,7 +118,7 @@ def test_the_cursor_moves_over_acknowledged_rows_only(
     with control_db.transaction() as tx:
         emit_many(tx, [Event(topic=topic, key="k", type="T", payload={"n": n}) for n in range(100)])
     relay = make_relay(open_publisher=lambda store_id, generation: kind(address, store_id, generation))
-    run_until(relay, lambda: relay._in_flight or relay.state.published)
+    run_until(relay, lambda: relay._oldest() or relay.state.published)
     for _ in range(20):
         relay.run_once()
     relay._written_at = 0.0
@@ -184,8 +184,8 @@ def test_a_paused_company_waits_and_goes_on_in_order(control_db, kafka_server, t
 def test_with_an_interval_the_relay_looks_on_schedule(control_db, topic, make_relay, run_until):
     """`KYLO_RELAY_INTERVAL`: a look drains what is there, and the next one comes after the interval, not before."""
     relay = make_relay(interval=1.0)
-    run_until(relay, lambda: relay._read_at > 0)
-    due = relay._read_at
+    run_until(relay, lambda: relay._rest._not_before > 0)
+    due = relay._rest._not_before
     with control_db.transaction() as tx:
         emit_many(tx, [Event(topic=topic, key="k", type="T", payload={}) for _ in range(2500)])
     while time.monotonic() < due - 0.2:

@@ -33,7 +33,7 @@ def publish_all(database):
     with connect(database.dsn, "test", autocommit=True) as connection:
         lane = lanes.take(connection, 0, "test")
         assert lane is not None
-        reader = Reader(connection, (lane.slot_from, lane.slot_to), lane.cursor)
+        reader = Reader(connection, lane)
         while reader.read(1000).rows:
             pass
         assert lanes.advance(connection, lane, lane.cursor.high_water, reader.cursor, 0)
