@@ -71,6 +71,16 @@ select topic, count(*), extract(epoch from clock_timestamp() - min(created_at)):
  group by topic
  order by topic
 """  # noqa: S608 - the only thing put in is a constant of this file
+_OLDEST = f"""
+select extract(epoch from clock_timestamp() - min(created_at))::float8
+  from (select o.created_at
+          from kylo.lanes l
+         cross join lateral (
+             select created_at from kylo.outbox_log o
+              where o.id > l.high_water and o.id <= l.high_water + %(window)s and {_MINE} order by o.id limit 1) o
+        union all
+        (select created_at from kylo.outbox_held order by id limit 1)) oldest
+"""  # noqa: S608 - the only thing put in is a constant of this file
 _DECLARED = "select topic from kylo.topics order by topic"
 _HELD = """
 select topic, count(distinct key)
@@ -143,7 +153,7 @@ def read_backlog(conn: psycopg.Connection[Any], posted_upto: Mapping[str, int], 
         counted = sum(count for _, count, _, _ in waiting)
         beyond = waiting[0][3] if waiting else 0
         held = conn.execute(_HELD, values).fetchall()
-        dead = conn.execute(_DEAD).fetchall()
+        dead = read_dead_letters(conn)
         [pending, unposted] = conn.execute(_PENDING, values).fetchall()[0]
         if pending >= bound:
             pending = max(pending, conn.execute(_PENDING_ESTIMATE).fetchall()[0][0])
@@ -158,11 +168,22 @@ def read_backlog(conn: psycopg.Connection[Any], posted_upto: Mapping[str, int], 
         oldest_age=max((age for _, _, age, _ in waiting), default=0.0),
         exact=not beyond and pending < bound,
         held_keys=dict(held),
-        dead_letters=dict(dead),
+        dead_letters=dead,
         open_pending=pending,
         unposted=unposted,
         oldest_transaction_age=transaction,
     )
+
+
+def oldest_age(conn: psycopg.Connection[Any]) -> float | None:
+    """Age of the oldest event that waits, in seconds; None if none does. Cheaper than `read_backlog`; no late rows."""
+    row = conn.execute(_OLDEST, {"window": _WINDOW * BOUND}).fetchone()
+    return None if row is None or row[0] is None else max(0.0, row[0])
+
+
+def read_dead_letters(conn: psycopg.Connection[Any]) -> dict[str, int]:
+    """Dead letters that nobody has settled, by topic."""
+    return dict(conn.execute(_DEAD).fetchall())
 
 
 def read_posted_upto(conn: psycopg.Connection[Any]) -> dict[str, int]:

@@ -30,8 +30,19 @@ select exists (select from {partition} where created_at > now() - make_interval(
     or exists (select from {partition} o, kylo.lanes l
                 where o.slot >= l.slot_from and o.slot < l.slot_to and not pg_visible_in_snapshot(o.xid, l.snapshot))
 """
+BOUNDED = """
+select (regexp_match(pg_get_expr(relpartbound, oid), 'FROM \\(''?(\\d+)'))[1]::bigint - 1
+       - coalesce(pg_sequence_last_value(pg_get_serial_sequence('kylo.outbox_log', 'id')::regclass), 0)
+  from pg_class where oid = to_regclass('kylo.outbox_log_last')
+"""
 TRIM_EVENT_IDS = "delete from kylo.event_ids where created_at < now() - make_interval(secs => %s)"
 TRIM_MARKS = "delete from kylo.marks m where m.high < (select coalesce(min(id), 0) from kylo.outbox_log)"
+
+
+def ahead(tx: psycopg.Connection[Any]) -> int:
+    """How many ids there are bounded partitions for beyond the newest one; 0 or less: the last one is in use."""
+    row = tx.execute(BOUNDED).fetchone()
+    return int(row[0]) if row else 0
 
 
 def extend(tx: psycopg.Connection[Any]) -> int:

@@ -81,6 +81,10 @@ class RelayProcess:
         stop.wait()
         schedule.stop()
 
+    def states(self) -> list[RelayState]:
+        """What each relay of this process says of itself, one a lane of each store."""
+        return list(self._states.values())
+
     def _look_for_stores(self, schedule: Schedule) -> None:
         for database in self._databases():
             with database.transaction() as tx:
