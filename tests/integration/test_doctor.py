@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -114,10 +115,8 @@ def test_a_relay_that_cannot_reach_its_broker_is_named(environ, led):
         heartbeats.beat(tx, "projectors", "one", datetime.now(UTC), {}, [])
     answer = examined(1)
     told = found(answer["findings"], "relay")
-    assert [cause for _, _, cause, _ in told] == [
-        "s/0: Kafka is away: no acknowledgement for 60 s",
-        "it heard from the broker 60 s ago",
-    ]
+    assert told[0][2] == "s/0: Kafka is away: no acknowledgement for 60 s"
+    assert re.fullmatch(r"it heard from the broker 6\d s ago", told[1][2])
     assert found(answer["findings"], "projectors") == []
 
 
@@ -137,7 +136,8 @@ def test_each_fault_of_a_store_is_found(led):
         )
         pauses.pause(tx, "other", None, reason="broker work", who="me@here")
         tx.execute(
-            "insert into kylo.dead_letters (stage, topic, store_id, generation, headers, reason, error_class, attempts) "
+            "insert into kylo.dead_letters "
+            "(stage, topic, store_id, generation, headers, reason, error_class, attempts) "
             "values ('txns', 't', 's', 1, '{}', 'x', 'Poison', 1)"
         )
         tx.execute("select setval(pg_get_serial_sequence('kylo.outbox_log', 'id'), 50000000)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kylo_outbox.flows.doctor.finding import Finding
-from kylo_outbox.kafka.groups import members
+from kylo_outbox.kafka import groups as consumer_groups
 from kylo_outbox.kafka.lag import Lag
 
 if TYPE_CHECKING:
@@ -31,17 +31,19 @@ def topics(broker: Topics, declared: Sequence[Topic]) -> Iterator[Finding]:
 
 def groups(address: KafkaAddress, topics_of: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
     """Projectors' groups: whether anybody is in them, and how far they are behind."""
-    found = members(address, list(topics_of))
+    known = consumer_groups.groups(address)
     lag = Lag(address)
     try:
-        parts = lag.of(topics_of)
+        # The lag of a group that never was is everything, and asking for it would wait for a coordinator.
+        parts = lag.of({group: names for group, names in topics_of.items() if group in known})
     finally:
         lag.close()
     for group in topics_of:
         unread = sum(part.messages for part in parts if part.group == group)
         oldest = max((part.seconds or 0.0 for part in parts if part.group == group), default=0.0)
-        if not found.get(group):
-            cause = f"nobody is in this group, {unread} records are unread"
+        if not known.get(group):
+            told = f"{unread} records are unread" if group in known else "it has never read anything"
+            cause = f"nobody is in this group, {told}"
             yield Finding("error", "groups", group, cause, "start `kylo-outbox project --all`")
         elif oldest > _BEHIND:
             cause = f"{unread} records are unread, the oldest for {oldest:.0f} s"
