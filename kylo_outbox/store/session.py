@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ class LaneSession:
         self._stored: dict[int, Cursor] = {}
         self._readers: dict[int, Reader] = {}
         self._bell: Bell | None = None
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="read ahead")
+        self._ahead: Future[Turn] | None = None
 
     @property
     def lane(self) -> Lane | None:
@@ -77,12 +80,21 @@ class LaneSession:
 
     def read(self, part: int, limit: int, upto: Cursor | None = None) -> Turn:
         """The next rows of the lane or of one of its side lanes."""
-        self._held()
+        lane = self._held()
         with self._errors():
+            if self._ahead is not None and part == lane.number:
+                ahead, self._ahead = self._ahead, None
+                return ahead.result()
             return self._readers[part].read(limit, upto)
+
+    def read_ahead(self, limit: int) -> None:
+        """Begin to read the lane's next rows while the caller does other things; the next `read` returns them."""
+        if self._ahead is None:
+            self._ahead = self._reading.submit(self._readers[self._held().number].read, limit)
 
     def rewind(self) -> None:
         """Read again from the stored cursors: what is not acknowledged is sent again under the same ids."""
+        self._no_more_reading()
         self._readers = {
             number: Reader(self._connection, part, self._stored[number]) for number, part in self._parts.items()
         }
@@ -186,6 +198,8 @@ class LaneSession:
     def close(self) -> None:
         """Give the lane up at once if the connection still works, and close it."""
         lane, self._lane = self._lane, None
+        self._no_more_reading()
+        self._reading.shutdown()
         try:
             if lane is not None and not self._connection.closed:
                 lanes.release(self._connection, lane)
@@ -194,7 +208,13 @@ class LaneSession:
         finally:
             self._connection.close()
 
+    def _no_more_reading(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            wait([ahead])  # what it read, or why it could not, is of no use any more
+
     def _recut(self, slots: lanes.Slots) -> None:
+        self._no_more_reading()
         lane = self._held()
         number = lane.number
         self._lane = self._parts[number] = lanes.Lane(number, slots, lane.epoch, lane.cursor)

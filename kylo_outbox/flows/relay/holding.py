@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from kylo_outbox.flows.relay.caution import Caution
 from kylo_outbox.kafka.producer import names_missing_topic
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from kylo_outbox.store.session import LaneSession
 
 log = logging.getLogger(__name__)
+
+Keys: TypeAlias = set[tuple[str, bytes]]
 
 RETRY_EVERY = 5.0
 _AT_ONCE = 1000
@@ -85,26 +87,32 @@ class Holding:
 
         `away`: there is no Kafka for now, and the direct path must not wait for it.
         """
-        rows = self._keep_out(session, rows, lambda row: self._is_paused(row[1], row[2]), PAUSED)
-        if self._state.held_keys:
-            held = self._state.held_keys
-            self.hold(session, [row for row in rows if (row[1], row[2]) in held], BEHIND, retry=False, waits=True)
-            rows = [row for row in rows if (row[1], row[2]) not in held]
-        direct: list[Row] = []
-        if self._direct is not None:
-            takes = self._direct.takes
-            direct = [row for row in rows if takes(row[1], row[2])]
-            rows = [row for row in rows if not takes(row[1], row[2])]
-        if away:
-            self.hold(session, rows, "Kafka is away", retry=True)
-            return [], direct
-        for topic in sorted({row[1] for row in rows}):
-            if not outlet.exists(topic):
-                reason = f"topic {topic} does not exist; create it (`kylo-outbox topics apply`)"
-                rows = self._keep_out(session, rows, lambda row, topic=topic: row[1] == topic, reason)  # type: ignore[misc]
-        lost = self._lost.covers
-        rows = self._keep_out(session, rows, lambda row: lost(outlet, row[1], row[2]), "its partition has no leader")
+        keys = {(row[1], row[2]) for row in rows}
+        out = {key for key in keys if self._is_paused(*key)}
+        self._keep_out(session, rows, out, PAUSED)
+        if behind := (keys & self._state.held_keys) - out:
+            self.hold(session, [row for row in rows if (row[1], row[2]) in behind], BEHIND, retry=False, waits=True)
+        out |= behind
+        by_hand = {key for key in keys - out if self._direct is not None and self._direct.takes(*key)}
+        left = keys - out - by_hand
+        out |= self._cannot_go(session, outlet, rows, left, away=away)
+        direct = [row for row in rows if (row[1], row[2]) in by_hand] if by_hand else []
+        if out or by_hand:
+            rows = [row for row in rows if (key := (row[1], row[2])) not in out and key not in by_hand]
         return rows, direct
+
+    def _cannot_go(self, session: LaneSession, outlet: Outlet, rows: list[Row], keys: Keys, *, away: bool) -> Keys:
+        """Copy out what Kafka cannot take now; the keys of it."""
+        if away:
+            self._keep_out(session, rows, keys, "Kafka is away")
+            return keys
+        missing = {topic for topic in {topic for topic, _ in keys} if not outlet.exists(topic)}
+        for topic in sorted(missing):
+            reason = f"topic {topic} does not exist; create it (`kylo-outbox topics apply`)"
+            self._keep_out(session, rows, {key for key in keys if key[0] == topic}, reason)
+        lost = {key for key in keys if key[0] not in missing and self._lost.covers(outlet, *key)}
+        self._keep_out(session, rows, lost, "its partition has no leader")
+        return lost | {key for key in keys if key[0] in missing}
 
     def refused(self, session: LaneSession, rows: Sequence[Row], reason: str) -> None:
         """A single record was refused by the broker: it waits for a person, or for its topic to appear."""
@@ -156,9 +164,6 @@ class Holding:
         there = {topic for topic in {topic for topic, _ in keys} if outlet.exists(topic)}
         return [(topic, key) for topic, key in keys if topic in there and not self._lost.covers(outlet, topic, key)]
 
-    def _keep_out(self, session: LaneSession, rows: list[Row], kept: Callable[[Row], bool], reason: str) -> list[Row]:
-        out = [row for row in rows if kept(row)]
-        if not out:
-            return rows
-        self.hold(session, out, reason, retry=True)
-        return [row for row in rows if not kept(row)]
+    def _keep_out(self, session: LaneSession, rows: list[Row], keys: Keys, reason: str) -> None:
+        if keys:
+            self.hold(session, [row for row in rows if (row[1], row[2]) in keys], reason, retry=True)

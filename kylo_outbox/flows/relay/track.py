@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from kylo_outbox.telemetry import metrics
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from kylo_outbox.kafka.producer import Ticket
     from kylo_outbox.store.lanes import Cursor
     from kylo_outbox.store.outbox import Row, Turn
+
+_TOPIC = itemgetter(1)
 
 
 @dataclass(slots=True)
@@ -92,9 +95,9 @@ class Track:
 
 def count(batch: Batch) -> None:
     """Add a finished batch to the metrics."""
-    for topic, number in Counter(row[1] for row in batch.published).items():
+    for topic, number in Counter(map(_TOPIC, batch.published)).items():
         metrics.OUTBOX_PUBLISHED.labels(topic=topic).inc(number)
-    for topic, number in Counter(row[1] for row in batch.direct).items():
+    for topic, number in Counter(map(_TOPIC, batch.direct)).items():
         metrics.OUTBOX_DELIVERED_DIRECTLY.labels(topic=topic).inc(number)
     if batch.published:
         metrics.OUTBOX_PUBLISH_DELAY.observe(max(0.0, time.time() - batch.published[0][7]))

@@ -245,6 +245,8 @@ class Relay:
             self._fairness.saw(lane, turn.rows)
             total, more = len(turn.rows), turn.full
             at_end = None if turn.full else turn
+            if turn.full and not sides and not self._caution.active and not self._fairness.waits:
+                session.read_ahead(self._caution.rows)
         for side in sides:
             if not self._has_room(side, most=self._depth // 2):
                 continue
