@@ -19,6 +19,7 @@ from kylo_outbox.runtime.schedule import Schedule
 from kylo_outbox.store import lanes
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.store.outbox import stored_rows
+from kylo_outbox.store.pauses import Pauses
 from kylo_outbox.store.session import LaneSession
 from kylo_outbox.telemetry import metrics
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema
@@ -85,6 +86,10 @@ class RelayProcess:
         schedule.stop()
         delayed.close()
 
+    def states(self) -> list[RelayState]:
+        """What each relay of this process says of itself, one a lane of each store."""
+        return list(self._states.values())
+
     def _look_for_stores(self, schedule: Schedule) -> None:
         for database in self._databases():
             with database.transaction() as tx:
@@ -117,10 +122,12 @@ class RelayProcess:
             open_publisher=partial(self._publisher, state.lane),
             direct=direct,
             interval=settings.relay_interval,
-            is_paused=self._is_paused,
+            is_paused=partial(self._is_paused, Pauses(database)),
         )
 
-    def _is_paused(self, topic: str, key: bytes) -> bool:
+    def _is_paused(self, pauses: Pauses, topic: str, key: bytes) -> bool:
+        if pauses.covers(topic, key):
+            return True
         if topic not in self._company_topics:
             return False
         company = self._parts.directory.company(key.decode())

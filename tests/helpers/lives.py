@@ -50,7 +50,7 @@ def _like(server: LocalPostgres, data_dir: Path) -> LocalPostgres:
 def caught_up(primary: str, standby: str) -> None:
     """Wait until the standby has replayed all that the primary has written."""
     with closing(connect(primary, "test", autocommit=True)) as one, closing(connect(standby, "test")) as other:
-        [written] = one.execute("select pg_current_wal_lsn()::text").fetchone()
+        [(written,)] = one.execute("select pg_current_wal_lsn()::text").fetchall()
         other.autocommit = True
         until = time.monotonic() + 60
         while other.execute("select pg_last_wal_replay_lsn() < %s::pg_lsn", (written,)).fetchone() != (False,):
