@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
@@ -50,7 +51,7 @@ def applied(database, records):
             key=b"k",
             payload=b"{}",
             headers={},
-            at=None,
+            at=datetime.now(UTC),
         )
         for generation, number, n in records
     }
