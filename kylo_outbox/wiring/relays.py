@@ -11,6 +11,7 @@ from kylo_outbox.flows.delayed import DelayedEvents
 from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.flows.housekeeping import Housekeeping
 from kylo_outbox.flows.relay import Relay, RelayState
+from kylo_outbox.flows.witnesses import Witnesses
 from kylo_outbox.kafka.contact import BrokerContact
 from kylo_outbox.kafka.lag import Lag
 from kylo_outbox.kafka.producer import NoBroker, Publisher
@@ -54,6 +55,7 @@ class RelayProcess:
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._projections = [] if settings.all_via_kafka else [projection(parts, named(parts, name)) for name in NAMES]
         self._company_topics = frozenset(kylo_topics(settings))
+        self._witnesses = Witnesses(self._databases)
         self._states: dict[tuple[str, int], RelayState] = {}
 
     def check(self) -> None:
@@ -75,6 +77,7 @@ class RelayProcess:
         schedule.every(3600.0, "old heartbeats", heart.prune)
         schedule.every(0.2, "delayed events", delayed.run_once)
         schedule.every(60.0, "housekeeping", upkeep.run_once)
+        schedule.every(10.0, "witnesses", self._witnesses.run_once)
         if self._contact is not None:
             schedule.every(3.0, "broker contact", self._contact.ask)
         if self._address is not None:
@@ -112,12 +115,16 @@ class RelayProcess:
         return Relay(
             state=state,
             holder=self._holder,
-            open_session=lambda: LaneSession(database.dsn, database.name),
+            open_session=partial(self._session, database),
             open_publisher=self._publisher,
             direct=direct,
             interval=settings.relay_interval,
             is_paused=self._is_paused,
         )
+
+    def _session(self, database: Database) -> LaneSession:
+        self._witnesses.check(database)
+        return LaneSession(database.dsn, database.name)
 
     def _is_paused(self, topic: str, key: bytes) -> bool:
         if topic not in self._company_topics:

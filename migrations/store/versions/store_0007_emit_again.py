@@ -30,6 +30,15 @@ alter table kylo.outbox_held add column generation integer not null default 1;
 update kylo.outbox_held h set generation = o.generation from kylo.outbox_log o where o.id = h.id;
 comment on column kylo.outbox_log.generation is
     'Which life of the database the id comes from: a promoted or recovered one draws ids that the lost life had drawn.';
+
+create table kylo.witnesses (
+    store_id text primary key,
+    timeline integer not null,
+    flushed bigint not null,
+    at timestamptz not null default now()
+);
+comment on table kylo.witnesses is
+    'How far the logs of other stores were on disk: one that is shorter now was put back to an earlier time.';
 """
 
 DELAYED = """
@@ -427,6 +436,7 @@ drop function kylo.emit_raw(text, text, text, bytea, jsonb, uuid, timestamptz);
 drop function kylo.emit_many(text[], text[], text[], bytea[], jsonb[], uuid[], timestamptz[]);
 drop function kylo.wake_relay(smallint);
 drop table kylo.outbox_delayed;
+drop table kylo.witnesses;
 alter table kylo.outbox_held drop column generation;
 alter table kylo.outbox_log drop column generation;
 alter table kylo.store drop column timeline;
