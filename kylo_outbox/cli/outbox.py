@@ -1,4 +1,4 @@
-"""The verbs `outbox ls / show`: events that Kafka has not acknowledged, in every store."""
+"""The verbs `outbox ls / show`: events that Kafka has not acknowledged, in every store. Those that act: `holds`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from uuid import UUID
 
 import typer
 
+from kylo_outbox.cli import holds
 from kylo_outbox.cli.context import opened
 from kylo_outbox.cli.errors import PARTLY
 from kylo_outbox.cli.output import AsJson, duration, print_json, print_table, say
@@ -25,6 +26,7 @@ _group = typer.Typer(help="Events that wait for Kafka.", no_args_is_help=True)
 
 def register(app: typer.Typer) -> None:
     """Add these verbs to the command."""
+    holds.register(_group)
     app.add_typer(_group, name="outbox")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from kylo_outbox.model.errors import Fatal
-from kylo_outbox.store import held, lanes, sides
+from kylo_outbox.store import held, lanes, relay_dead, sides
 from kylo_outbox.store.bell import Bell
 from kylo_outbox.store.engine import as_ours, connect
 from kylo_outbox.store.identity import enter
@@ -168,6 +168,12 @@ class LaneSession:
         """Forget held events that were acknowledged after all."""
         with self._errors():
             self._ours(held.let_go(self._connection, self._held(), rows))
+
+    def bury_refused(self) -> bool:
+        """Make dead letters of refused events whose topic says so; whether one was."""
+        lane = self._held()
+        with self._errors():
+            return bool(relay_dead.bury_refused(self._connection, (lane.slots.first, lane.slots.end)))
 
     def awake(self) -> None:
         """Tell writers that they need not ring."""

@@ -77,6 +77,13 @@ delete from kylo.event_ids where (topic, event_id) in (
      order by created_at limit {_CHUNK})
 """  # noqa: S608 - the only thing put in is a constant of this file
 TRIM_MARKS = "delete from kylo.marks m where m.high < (select coalesce(min(id), 0) from kylo.outbox_log)"
+_ROOM_AHEAD = "select coalesce(max(high), 1) - 1 - kylo.newest_outbox_id() from kylo.outbox_partitions"
+
+
+def ahead(tx: psycopg.Connection[Any]) -> int:
+    """How many ids there are bounded partitions for beyond the newest one; 0 or less: the last one is in use."""
+    [found] = tx.execute(_ROOM_AHEAD).fetchone() or (0,)
+    return int(found)
 
 
 def alone(connection: psycopg.Connection[Any]) -> bool:

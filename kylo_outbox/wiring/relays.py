@@ -13,12 +13,14 @@ from kylo_outbox.flows.housekeeping import Housekeeping
 from kylo_outbox.flows.relay import Relay, RelayState
 from kylo_outbox.flows.witnesses import Witnesses
 from kylo_outbox.kafka.contact import BrokerContact
+from kylo_outbox.kafka.fenced import FencedPublisher
 from kylo_outbox.kafka.lag import Lag
 from kylo_outbox.kafka.producer import NoBroker, Publisher
 from kylo_outbox.runtime.schedule import Schedule
 from kylo_outbox.store import lanes
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.store.outbox import stored_rows
+from kylo_outbox.store.pauses import Pauses
 from kylo_outbox.store.session import LaneSession
 from kylo_outbox.telemetry import metrics
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema
@@ -87,6 +89,10 @@ class RelayProcess:
         schedule.stop()
         delayed.close()
 
+    def states(self) -> list[RelayState]:
+        """What each relay of this process says of itself, one a lane of each store."""
+        return list(self._states.values())
+
     def _look_for_stores(self, schedule: Schedule) -> None:
         for database in self._databases():
             with database.transaction() as tx:
@@ -116,24 +122,30 @@ class RelayProcess:
             state=state,
             holder=self._holder,
             open_session=partial(self._session, database),
-            open_publisher=self._publisher,
+            open_publisher=partial(self._publisher, state.lane),
             direct=direct,
             interval=settings.relay_interval,
-            is_paused=self._is_paused,
+            is_paused=partial(self._is_paused, Pauses(database)),
         )
 
     def _session(self, database: Database) -> LaneSession:
         self._witnesses.check(database)
         return LaneSession(database.dsn, database.name)
 
-    def _is_paused(self, topic: str, key: bytes) -> bool:
+    def _is_paused(self, pauses: Pauses, topic: str, key: bytes) -> bool:
+        if pauses.covers(topic, key):
+            return True
         if topic not in self._company_topics:
             return False
         company = self._parts.directory.company(key.decode())
         return company is not None and company.paused
 
-    def _publisher(self, store_id: str) -> Publisher | NoBroker:
-        return Publisher(self._address, store_id) if self._address else NoBroker()
+    def _publisher(self, lane: int, store_id: str) -> Publisher | NoBroker:
+        if self._address is None:
+            return NoBroker()
+        if self._parts.settings.relay_fencing == "kafka":
+            return FencedPublisher(self._address, store_id, lane)
+        return Publisher(self._address, store_id)
 
     def _state(self) -> dict[str, Any]:
         states = list(self._states.values())

@@ -273,9 +273,9 @@ class Relay:
             if not turn.full:
                 outlet.hurry()
             track.add(Batch(ticket, published, direct, turn.cursor, len(turn.rows), not direct))
-        elif track.quiet or self._fairness.waits:
-            track.ready = (turn.cursor, 0)
         track.turn = None
+        if not turn.rows and track.quiet:
+            track.ready = (turn.cursor, 0)
 
     def _has_room(self, track: Track, most: int | None = None) -> bool:
         if self._caution.active:
