@@ -8,7 +8,8 @@ A promoted standby and a recovered backup are the same server on a new timeline:
 generation. Ids may be drawn there that the lost life had drawn and published, so `kylo.emit` writes the generation into
 each row: rows of the former life keep theirs, and what is published of them again is known as a repeat.
 
-Not seen: a copy of the data directory that is started as it is, on the same timeline; `adopt` is for that, too.
+A copy of the data directory that is started as it is keeps the timeline; only another store can notice it
+(`store/witness.py`).
 """
 
 from __future__ import annotations
@@ -83,6 +84,11 @@ select (select count(*) from kylo.lanes l
            and (o.id > l.high_water or not pg_visible_in_snapshot(o.xid, l.snapshot)))
      + (select count(*) from kylo.outbox_held h)
 """
+# What was written since the server was started belongs to the life that begins; all before it was there already.
+_NEW_ROWS = """
+update kylo.outbox_log set generation = :next where generation = :former and created_at >= pg_postmaster_start_time()
+"""
+_END_LEASES = "update kylo.lanes set epoch = epoch + 1, holder = null, lease_until = '-infinity'"
 _COUNT_ALL_AS_DONE = """
 with newest as (select coalesce(max(id), 0) as id from kylo.outbox_log), marked as (
     insert into kylo.marks (lane, low, high, since, at)
@@ -194,6 +200,21 @@ def adopt(connection: sa.Connection) -> StoreId:
     _run(connection, _AGE_ROWS)
     _run(connection, _AGE_LANES)
     return _write(connection, StoreId(former.store_id, former.generation + 1))
+
+
+def begin_anew(connection: sa.Connection, former: int) -> StoreId | None:
+    """Begin the next generation in a database that was put back to an earlier time; the caller commits.
+
+    Rows written since the server was started become part of it, because their ids may have been published before for
+    other events. None (and nothing done) if the store is not in generation `former` any more. Waits for writers.
+    """
+    _stop_writers(connection)
+    store = identity(connection).store
+    if store.generation != former:
+        return None
+    _run(connection, _NEW_ROWS, {"next": former + 1, "former": former})
+    _run(connection, _END_LEASES)
+    return _write(connection, StoreId(store.store_id, former + 1))
 
 
 def rename(connection: sa.Connection) -> StoreId:

@@ -13,6 +13,7 @@ from kylo_outbox.flows.delayed import DelayedEvents
 from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.flows.housekeeping import Housekeeping
 from kylo_outbox.flows.relay import Relay, RelayState
+from kylo_outbox.flows.witnesses import Witnesses
 from kylo_outbox.kafka.contact import BrokerContact
 from kylo_outbox.kafka.fenced import FencedPublisher
 from kylo_outbox.kafka.lag import Lag
@@ -62,6 +63,7 @@ class RelayProcess:
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._projections = [] if settings.all_via_kafka else [projection(parts, named(parts, name)) for name in NAMES]
         self._company_topics = frozenset(kylo_topics(settings))
+        self._witnesses = Witnesses(self._databases)
         self._states: dict[tuple[str, int], RelayState] = {}
         self._relays: dict[tuple[str, int], Relay] = {}
 
@@ -85,6 +87,7 @@ class RelayProcess:
         schedule.every(3600.0, "old heartbeats", heart.prune)
         schedule.every(0.2, "delayed events", delayed.run_once)
         schedule.every(60.0, "housekeeping", upkeep.run_once)
+        schedule.every(10.0, "witnesses", self._witnesses.run_once)
         if self._contact is not None:
             schedule.every(3.0, "broker contact", self._contact.ask)
         if self._address is not None:
@@ -143,13 +146,17 @@ class RelayProcess:
         relay = self._relays[database.dsn, state.lane] = Relay(
             state=state,
             holder=self._holder,
-            open_session=lambda: LaneSession(database.dsn, database.name),
+            open_session=partial(self._session, database),
             open_publisher=partial(self._publisher, state.lane),
             direct=direct,
             interval=settings.relay_interval,
             is_paused=partial(self._is_paused, Pauses(database)),
         )
         return relay
+
+    def _session(self, database: Database) -> LaneSession:
+        self._witnesses.check(database)
+        return LaneSession(database.dsn, database.name)
 
     def _is_paused(self, pauses: Pauses, topic: str, key: bytes) -> bool:
         if pauses.covers(topic, key):

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 SETTINGS = {"max_connections": "50", "shared_buffers": "16MB", "max_prepared_transactions": "5"}
 
 
-def server_in(folder: Path, name: str) -> LocalPostgres:
+def server_in(folder: Path, name: str, **settings: str) -> LocalPostgres:
     """A server of a test, not started."""
-    return LocalPostgres(folder / name, paths.free_port(), log_file=folder / f"{name}.log", settings=SETTINGS)
+    return LocalPostgres(
+        folder / name, paths.free_port(), log_file=folder / f"{name}.log", settings=SETTINGS | settings
+    )
 
 
 def standby_of(primary: LocalPostgres, folder: Path) -> LocalPostgres:
@@ -50,10 +52,10 @@ def _like(server: LocalPostgres, data_dir: Path) -> LocalPostgres:
 def caught_up(primary: str, standby: str) -> None:
     """Wait until the standby has replayed all that the primary has written."""
     with closing(connect(primary, "test", autocommit=True)) as one, closing(connect(standby, "test")) as other:
-        [(written,)] = one.execute("select pg_current_wal_lsn()::text").fetchall()
+        written = one.execute("select pg_current_wal_lsn()::text").fetchone()
         other.autocommit = True
         until = time.monotonic() + 60
-        while other.execute("select pg_last_wal_replay_lsn() < %s::pg_lsn", (written,)).fetchone() != (False,):
+        while other.execute("select pg_last_wal_replay_lsn() < %s::pg_lsn", written).fetchone() != (False,):
             assert time.monotonic() < until, "the standby does not catch up"
             time.sleep(0.02)
 

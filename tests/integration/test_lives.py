@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from kylo_outbox import Event, emit, emit_many
+from kylo_outbox.flows.witnesses import Witnesses
 from kylo_outbox.local.postgres import LocalPostgres
 from kylo_outbox.model.delivery import from_outbox
 from kylo_outbox.model.errors import NotReady, Transient
@@ -188,3 +189,54 @@ def test_a_copied_database_is_refused_until_it_has_a_name_of_its_own(postgres_se
     assert [n for _, _, n in relay_once(copy.dsn)] == ["own"]
     assert [n for _, _, n in relay_once(control_db.dsn)] == [1]
     copy.close()
+
+
+def test_a_store_that_was_put_back_is_noticed_by_another(folder, control_db, caplog):
+    """A data directory copied and started as it is: same server, same timeline, ids that were published before."""
+    origin = server_in(folder, "origin")
+    dsn = store_on(origin)
+    write(dsn, 1, 2)
+    log = relay_once(dsn)
+    write(dsn, 3)
+    origin.stop()
+    copy = cold_copy_of(origin, folder)
+    origin.start()
+    write(dsn, *range(1000, 1050))
+    stores = [control_db, Database(dsn, name="company")]
+    watch = Witnesses(lambda: stores)
+    watch.run_once()
+    watch.check(stores[1])
+    assert applied(control_db, log + relay_once(dsn)) == [1, 2, 3, *range(1000, 1050)]
+    stores.pop().close()
+    origin.kill()
+
+    copy.start()
+    after = copy.dsn("life")
+    write(after, "new")
+    stores.append(Database(after, name="company"))
+    watch.check(stores[1])
+    assert "put back to an earlier time: it goes on as generation 2" in caplog.text
+    watch.run_once()
+    watch.check(stores[1])
+    found = relay_once(after)
+    assert [(generation, n) for generation, _, n in found] == [(1, 3), (2, "new")]
+    assert found[1][1] in {number for _, number, _ in log}.union(range(4, 1000))
+    assert applied(control_db, found) == ["new"]
+    with stores[1].begin() as connection:
+        assert identity.require_own(connection).generation == 2
+    stores.pop().close()
+
+
+def test_a_witness_that_is_away_stops_nobody(control_db, make_database):
+    """Neither does a store that is away, nor one alone."""
+    gone = Database("postgresql://nobody@127.0.0.1:1/none", name="gone")
+    other = make_database()
+    stores: list[Database] = []
+    watch = Witnesses(lambda: stores)
+    for now in ([], [control_db], [control_db, gone], [gone, control_db], [control_db, gone, other]):
+        stores[:] = now
+        watch.run_once()
+        for store in stores:
+            watch.check(store)
+    with control_db.transaction() as tx:
+        assert tx.execute("select count(*) from kylo.witnesses").fetchone() == (1,)
