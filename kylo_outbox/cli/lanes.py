@@ -11,6 +11,8 @@ from kylo_outbox.cli.context import Context, opened
 from kylo_outbox.cli.errors import PARTLY
 from kylo_outbox.cli.output import AsJson, duration, print_json, print_table, say
 from kylo_outbox.cli.stores import ask_all
+from kylo_outbox.model.errors import Misconfigured
+from kylo_outbox.store import sides
 from kylo_outbox.store.engine import psycopg_of
 from kylo_outbox.store.standing import standing
 
@@ -65,6 +67,45 @@ def lanes(
     for row in rows:
         if not row["led"]:
             say(f"{row['store']}/{row['lane']}: nobody leads; start `kylo-outbox relay`")
+    if not complete:
+        raise typer.Exit(PARTLY)
+
+
+@_group.command("set")
+def set_lanes(
+    count: Annotated[int, typer.Argument(help="How many lanes, 1 to 16.", min=1, max=sides.MOST_LANES)],
+    *,
+    only: Annotated[str | None, typer.Option("--store", help="This store alone.", metavar="STORE_ID")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cut a store into so many lanes, so that several relay processes can share its work.
+
+    Running relays lose their lanes and take the new ones within a second; what they had sent beyond the slowest
+    lane's cursor is sent again under the same ids, in order. More lanes than relay processes gain nothing.
+
+    Example: kylo-outbox lanes set 4 --yes
+    """
+    if not yes and not dry_run:
+        raise Misconfigured("lanes set: running relays start over; pass --yes to do it, or --dry-run to look")
+
+    def cut(connection: Any) -> list[tuple[int, int, int]]:
+        return sides.cut(count) if dry_run else sides.set_lanes(psycopg_of(connection), count)
+
+    with opened() as context:
+        answers, complete = ask_all(context, cut, only=only)
+    rows = [
+        {"store": store, "lane": lane, "slot_from": first, "slot_to": end}
+        for store, made in answers
+        for lane, first, end in made
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(
+            ("store", "lane", "slots"), [(r["store"], r["lane"], f"{r['slot_from']}-{r['slot_to'] - 1}") for r in rows]
+        )
     if not complete:
         raise typer.Exit(PARTLY)
 

@@ -29,8 +29,9 @@ select set_config('enable_seqscan', %(plan)s, true), set_config('enable_hashjoin
        set_config('enable_sort', %(plan)s, true)
 """
 
-# The same three kinds of open rows as the view outbox: above the cursor, late ones at or under it, held ones. Above the
-# cursor no more than a window of ids is looked at; what lies beyond is taken to be as dense as what was seen.
+# The same three kinds of open rows as the view outbox: above the cursor, late ones at or under it, held ones, and
+# delayed ones whose time has come. Above the cursor no more than a window of ids is looked at; what lies
+# beyond is taken to be as dense as what was seen.
 _MINE = "o.slot >= l.slot_from and o.slot < l.slot_to and o.slot <> all (l.except_slots)"
 _WAITING = f"""
 with newest as materialized (
@@ -56,6 +57,8 @@ with newest as materialized (
 ), waiting as (
     select topic, created_at from unsent u where not exists (select from kylo.outbox_held h where h.id = u.id)
     union all (select topic, created_at from kylo.outbox_held limit %(bound)s)
+    union all (select topic, available_at from kylo.outbox_delayed
+                where available_at <= now() order by available_at limit %(bound)s)
 ), beyond as (
     select sum((newest.id - seen.upto) * seen.found / greatest(1, seen.upto - seen.high_water)) as rows
       from newest, (select l.high_water, count(a.id) as found,

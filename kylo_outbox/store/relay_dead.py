@@ -30,7 +30,7 @@ exists (select from kylo.lanes l
 """
 _TAKE = f"""
 delete from kylo.outbox_held h where id = %s and {PASSED}
-returning id, event_id, created_at, topic, convert_from(key, 'UTF8'), type, payload, headers
+returning id, event_id, created_at, topic, convert_from(key, 'UTF8'), type, payload, headers, generation
 """  # noqa: S608 - the only thing put in is a constant of this file
 _ON_POISON = "coalesce(p.on_poison, t.on_poison, 'hold')"
 _POLICIES = f"""
@@ -98,8 +98,8 @@ def bury(
         row = connection.execute(_TAKE, (row_id,)).fetchone()
         if row is None:
             return None
-        outbox_id, event_id, _, topic, key, kind, payload, headers = row
-        [store_id, generation] = _one(connection, "select store_id, generation from kylo.store")
+        outbox_id, event_id, _, topic, key, kind, payload, headers, generation = row
+        [store_id] = _one(connection, "select store_id from kylo.store")
         told = redact(reason.splitlines()[0] if reason else error_class)[:1000]
         connection.execute(
             BURY,
@@ -153,7 +153,7 @@ def _record(
     connection: psycopg.Connection[Any], row: tuple[Any, ...], where: str, reason: str, error_class: str, attempts: int
 ) -> bool:
     """Emit the record; False where it cannot be taken (too large with its reasons): the row has it all."""
-    _, event_id, created_at, topic, key, kind, payload, headers = row
+    _, event_id, created_at, topic, key, kind, payload, headers, _ = row
     told = {
         "dlq-reason": reason,
         "dlq-error-class": error_class,

@@ -97,6 +97,7 @@ store = sa.Table(
     sa.Column("system_identifier", sa.BigInteger, nullable=False),
     sa.Column("database_oid", pg.OID, nullable=False),
     _at("created_at"),
+    sa.Column("timeline", sa.Integer, nullable=False),
     schema="kylo",
     comment="The name of this database: two stores are equal by store_id, never by connection string.",
 )
@@ -161,6 +162,7 @@ outbox_held = sa.Table(
         server_default=sa.false(),
         comment="Held only because an earlier event of its key is; `retry`: the relay tries it again by itself.",
     ),
+    sa.Column("generation", sa.Integer, nullable=False, server_default="1"),
     sa.Index("outbox_held_key", "topic", "key", "id"),
     sa.Index("outbox_held_blocked", "topic", "key", "id", postgresql_where=sa.text("not waits and not retry")),
     schema="kylo",

@@ -7,10 +7,12 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from kylo_outbox.flows.delayed import DelayedEvents
 from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.flows.housekeeping import Housekeeping
 from kylo_outbox.flows.relay import Relay, RelayState
 from kylo_outbox.kafka.contact import BrokerContact
+from kylo_outbox.kafka.fenced import FencedPublisher
 from kylo_outbox.kafka.lag import Lag
 from kylo_outbox.kafka.producer import NoBroker, Publisher
 from kylo_outbox.runtime.schedule import Schedule
@@ -68,10 +70,12 @@ class RelayProcess:
         """Run until `stop`; then drain what is in flight, store the cursors and give the lanes up."""
         schedule = Schedule(stop)
         heart = Heart(self._parts.control, "relay", self._state)
+        delayed = DelayedEvents(self._databases)
         upkeep = Housekeeping(self._databases, self._parts.settings.outbox_retention)
         schedule.every(5.0, "stores", partial(self._look_for_stores, schedule))
         schedule.every(1.0, "heartbeat", heart.beat)
         schedule.every(3600.0, "old heartbeats", heart.prune)
+        schedule.every(0.2, "delayed events", delayed.run_once)
         schedule.every(60.0, "housekeeping", upkeep.run_once)
         if self._contact is not None:
             schedule.every(3.0, "broker contact", self._contact.ask)
@@ -80,6 +84,7 @@ class RelayProcess:
         schedule.start()
         stop.wait()
         schedule.stop()
+        delayed.close()
 
     def states(self) -> list[RelayState]:
         """What each relay of this process says of itself, one a lane of each store."""
@@ -104,7 +109,7 @@ class RelayProcess:
         direct = None
         if self._projections:
             direct = DirectDelivery(
-                store=(own.store_id, own.generation),
+                store_id=own.store_id,
                 topics=kylo_topics(settings),
                 is_direct=lambda company: not settings.via_kafka(company),
                 projections=self._projections,
@@ -114,7 +119,7 @@ class RelayProcess:
             state=state,
             holder=self._holder,
             open_session=lambda: LaneSession(database.dsn, database.name),
-            open_publisher=self._publisher,
+            open_publisher=partial(self._publisher, state.lane),
             direct=direct,
             interval=settings.relay_interval,
             is_paused=partial(self._is_paused, Pauses(database)),
@@ -128,8 +133,12 @@ class RelayProcess:
         company = self._parts.directory.company(key.decode())
         return company is not None and company.paused
 
-    def _publisher(self, store_id: str, generation: int) -> Publisher | NoBroker:
-        return Publisher(self._address, store_id, generation) if self._address else NoBroker()
+    def _publisher(self, lane: int, store_id: str) -> Publisher | NoBroker:
+        if self._address is None:
+            return NoBroker()
+        if self._parts.settings.relay_fencing == "kafka":
+            return FencedPublisher(self._address, store_id, lane)
+        return Publisher(self._address, store_id)
 
     def _state(self) -> dict[str, Any]:
         states = list(self._states.values())

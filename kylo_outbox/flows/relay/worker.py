@@ -44,7 +44,7 @@ class Relay:
         state: RelayState,
         holder: str,
         open_session: Callable[[], LaneSession],
-        open_publisher: Callable[[str, int], Outlet],
+        open_publisher: Callable[[str], Outlet],
         direct: Direct | None = None,
         interval: float | None = None,
         is_paused: Callable[[str, bytes], bool] = lambda _topic, _key: False,
@@ -122,7 +122,7 @@ class Relay:
         if self._session is None:
             self._session = self._open_session()
         if self._publisher is None:
-            self._publisher = self._open_publisher(*self._session.identity())
+            self._publisher = self._open_publisher(self._session.identity().store_id)
         return self._session, self._publisher
 
     def _take(self, session: LaneSession) -> bool:
@@ -273,9 +273,9 @@ class Relay:
             if not turn.full:
                 outlet.hurry()
             track.add(Batch(ticket, published, direct, turn.cursor, len(turn.rows), not direct))
-        elif track.quiet or self._fairness.waits:
-            track.ready = (turn.cursor, 0)
         track.turn = None
+        if not turn.rows and track.quiet:
+            track.ready = (turn.cursor, 0)
 
     def _has_room(self, track: Track, most: int | None = None) -> bool:
         if self._caution.active:

@@ -3,7 +3,7 @@
 from kylo_outbox.store.migrate import script
 
 revision = "store_0008"
-down_revision = "store_0006"
+down_revision = "store_0007"
 
 UP = """
 create table kylo.paused_keys (
