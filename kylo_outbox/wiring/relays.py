@@ -110,7 +110,7 @@ class RelayProcess:
             state=state,
             holder=self._holder,
             open_session=lambda: LaneSession(database.dsn, database.name),
-            open_publisher=self._publisher,
+            open_publisher=partial(self._publisher, lane=state.lane),
             direct=direct,
             interval=settings.relay_interval,
             is_paused=self._is_paused,
