@@ -72,7 +72,7 @@ class Arena:
 
     def until_up(self, relay: RelayProcess) -> None:
         """Wait until a relay process says that it is there (it may only stand by)."""
-        wait_until(lambda: self._ask(_UP, f"%:{relay.pid}:%")[0][0] > 0, 60, "the relay is up")
+        wait_until(lambda: self._ask(_UP, f"%:{relay.pid}:%")[0][0] > 0, 180, "the relay is up")
 
     def lanes(self) -> dict[int, LaneNow]:
         """The lanes by number."""

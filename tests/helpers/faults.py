@@ -106,7 +106,7 @@ class Faults:
         self._postgres.kill()
         self._wait(self._dice.random() * 0.5)
         self._postgres.start()
-        return self._moved_on(self._arena.lanes(), taken=True)
+        return self._moved_on(self._arena.lanes(), taken=False)
 
     def _kill_kafka(self) -> Callable[[], bool]:
         self._kafka.kill()
@@ -127,7 +127,7 @@ class Faults:
         with database.transaction() as tx:
             set_lanes(tx, count)
         database.close()
-        return self._moved_on(self._arena.lanes(), taken=True)
+        return self._moved_on(self._arena.lanes(), taken=False)
 
     def _heal(self) -> None:
         """Wake whoever is stopped, start whoever was killed."""
