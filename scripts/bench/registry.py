@@ -1,0 +1,46 @@
+"""The benches by suite and name. A new one is a module with `run` and a line here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scripts.bench.figures import Figure
+    from scripts.bench.stage import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One bench: `scripts/bench/benches/<name>.py` has `run(stage, rounds, scale)`."""
+
+    name: str
+    title: str
+    full_only: bool = False
+
+    def run(self, stage: Stage, rounds: int, scale: float) -> list[Figure]:
+        """Measure; every figure it promises comes back, with values or with the reason why it has none."""
+        module: Any = import_module(f"scripts.bench.benches.{self.name}")
+        figures: list[Figure] = module.run(stage, rounds, scale)
+        return figures
+
+
+SUITES: dict[str, tuple[Bench, ...]] = {
+    "relay": (Bench("drain", "Backlog drain against a raw producer"),),
+}
+
+
+def chosen(suite: str, only: list[str], *, full: bool) -> list[Bench]:
+    """The benches of a suite that a command asks for, in the suite's order.
+
+    Raises:
+        ValueError: a name that the suite does not have.
+    """
+    benches = SUITES[suite]
+    unknown = sorted(set(only) - {bench.name for bench in benches})
+    if unknown:
+        raise ValueError(f"no bench {', '.join(unknown)}; there are {', '.join(bench.name for bench in benches)}")
+    if only:
+        return [bench for bench in benches if bench.name in only]
+    return [bench for bench in benches if full or not bench.full_only]
