@@ -55,7 +55,7 @@ def main() -> int:
     if words.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
     else:
-        table.show(found, Console(highlight=False))
+        table.show(found, Console(highlight=False, width=None if sys.stdout.isatty() else 150))
     talk.print(f"figures: {path}\npage:    {drawn}", markup=False, soft_wrap=True)
     return 1 if any(result["failure"] for result in found["results"]) else 0
 

@@ -27,7 +27,10 @@ class Bench:
 
 
 SUITES: dict[str, tuple[Bench, ...]] = {
-    "relay": (Bench("drain", "Backlog drain against a raw producer"),),
+    "relay": (
+        Bench("drain", "Backlog drain against a raw producer"),
+        Bench("peers", "The same backlog, other relays"),
+    ),
 }
 
 

@@ -10,10 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-_HOW = {
-    "debezium": "python3 scripts/dev.py bench relay --install debezium",
-    "faststream": "python3 scripts/dev.py bench relay --install faststream",
-}
+NAMES = {"debezium": "Debezium Server", "faststream": "faststream-outbox"}
+_INSTALL = "python3 scripts/dev.py bench relay --install"
 
 
 def folder(peer: str) -> Path:
@@ -33,8 +31,14 @@ def require(peers: Sequence[str]) -> Sequence[str]:
         ValueError: one is not; the message says how to install it.
     """
     for peer in peers:
-        if peer not in _HOW:
-            raise ValueError(f"--with {peer}: the peers are {', '.join(_HOW)}")
+        if peer not in NAMES:
+            raise ValueError(f"--with {peer}: the peers are {', '.join(NAMES)}")
         if not is_installed(peer):
-            raise ValueError(f"--with {peer}: it is not installed. Run: {_HOW[peer]}")
+            raise ValueError(f"--with {peer}: it is not installed. Run: {_INSTALL} {peer}")
     return peers
+
+
+def how(name: str) -> str:
+    """How a peer, by its full name, comes into the run."""
+    peer = next(short for short, full in NAMES.items() if full == name)
+    return f"{_INSTALL} {peer}, then --with {peer}"

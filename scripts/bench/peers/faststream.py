@@ -1,0 +1,4 @@
+"""x"""
+from scripts.bench.peers.contenders import Contender
+class FastStream(Contender): 
+    pass
