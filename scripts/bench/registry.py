@@ -30,6 +30,9 @@ SUITES: dict[str, tuple[Bench, ...]] = {
     "relay": (
         Bench("drain", "Backlog drain against a raw producer"),
         Bench("peers", "The same backlog, other relays"),
+        Bench("latency", "From commit to acknowledgement"),
+        Bench("cost", "What the relay costs the database"),
+        Bench("writers", "What writers pay"),
     ),
 }
 

@@ -113,7 +113,7 @@ class Stage:
     def topic(self, partitions: int = PARTITIONS, **config: str) -> Iterator[str]:
         """A topic of its own, deleted afterwards. Settings are given with `_` for each dot."""
         name = f"bench-{uuid.uuid4().hex[:8]}"
-        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap})
+        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap, "log_level": 4})
         settings = {key.replace("_", "."): value for key, value in config.items()}
         [made] = admin.create_topics([NewTopic(name, partitions, 1, config=settings)]).values()
         made.result(30)

@@ -101,9 +101,7 @@ def asked_for(stage: Stage) -> Sequence[Contender]:
 
 
 @contextmanager
-def program(
-    argv: Sequence[str], log: Path, env: dict[str, str], *, cwd: Path = ROOT
-) -> Iterator[Callable[[], None]]:
+def program(argv: Sequence[str], log: Path, env: dict[str, str], *, cwd: Path = ROOT) -> Iterator[Callable[[], None]]:
     """A program beside the block, ended with it; the block is given a function that raises when it is dead."""
     with log.open("a", encoding="utf-8") as out:
         process = subprocess.Popen(argv, cwd=cwd, env=env, text=True, stdout=out, stderr=out, stdin=subprocess.DEVNULL)

@@ -1,4 +1,7 @@
 """x"""
+
 from scripts.bench.peers.contenders import Contender
-class Debezium(Contender): 
+
+
+class Debezium(Contender):
     pass

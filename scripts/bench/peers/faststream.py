@@ -1,4 +1,7 @@
 """x"""
+
 from scripts.bench.peers.contenders import Contender
-class FastStream(Contender): 
+
+
+class FastStream(Contender):
     pass
