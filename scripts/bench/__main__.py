@@ -31,6 +31,8 @@ def main() -> int:
     words = _words()
     if words.suite == "flow":
         return flow_suite.run(full=words.full, as_json=words.json)
+    if words.install:
+        return _install(_names(words.install))
     if words.write_docs is not None:
         return _write_docs(words.suite, words.write_docs)
     try:
@@ -74,6 +76,7 @@ def _words() -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="NAME[,NAME]", help="these benches of the suite")
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help="rounds that count, after one that does not")
     parser.add_argument("--scale", type=float, default=1.0, help="sizes as a share of the usual ones")
+    parser.add_argument("--install", default="", metavar="PEER[,PEER]", help="measure nothing: install these peers")
     parser.add_argument("--with", dest="peers", default="", metavar="PEER[,PEER]", help="debezium, faststream")
     parser.add_argument(
         "--write-docs",
@@ -90,6 +93,16 @@ def _words() -> argparse.Namespace:
 
 def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
+
+
+def _install(peers: list[str]) -> int:
+    try:
+        for peer in installed.known(peers):
+            installed.install(peer, lambda line: talk.print(line, markup=False))
+    except (ValueError, BenchFailed) as failed:
+        talk.print(str(failed), style="red", markup=False)
+        return 1
+    return 0
 
 
 def _write_docs(name: str, given: str) -> int:

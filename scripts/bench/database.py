@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psycopg
-
 from scripts.bench import rows
 
 if TYPE_CHECKING:
@@ -54,8 +52,8 @@ def count(database: Database) -> Counted:
     """Read the counters; waits first until every backend has handed its own over."""
     time.sleep(_SETTLE_SECONDS)
     with rows.connect(database) as connection:
-        found = connection.execute(LOOK).fetchone() or (0, 0, 0)
-    return Counted(*found, at=time.monotonic())
+        wal, cursors, statements = connection.execute(LOOK).fetchone() or (0.0, 0.0, 0.0)
+    return Counted(wal, cursors, statements, time.monotonic())
 
 
 def dead_rows(database: Database) -> int:
@@ -70,20 +68,14 @@ def dead_rows(database: Database) -> int:
 def counting_statements(stage: Stage, database: Database) -> Iterator[None]:
     """Let the server count every statement, BEGIN and COMMIT included, while the block runs."""
     with_counters(database)
-    _track(stage, "all")
+    stage.track_statements("all")
     try:
         yield
     finally:
-        _track(stage, "none")
+        stage.track_statements("none")
 
 
 def with_counters(database: Database) -> None:
     """Make the counters readable in a database."""
     with rows.connect(database) as connection:
         connection.execute("create extension if not exists pg_stat_statements")
-
-
-def _track(stage: Stage, what: str) -> None:
-    with psycopg.connect(stage.postgres.dsn("postgres"), autocommit=True) as connection:
-        connection.execute(f"alter system set pg_stat_statements.track = '{what}'")
-        connection.execute("select pg_reload_conf()")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,7 @@ def paced(
     pace = told["written"] / told["seconds"]
     commits = writer.load(out)
     until = time.monotonic() + _REST_SECONDS
-    find = (lambda: writer.load(own)) if direct else acks
+    find = partial(writer.load, own) if direct else acks
     while lost := commits.keys() - (found := find()).keys():
         if time.monotonic() > until:
             raise BenchFailed(f"{len(lost)} of {len(commits)} events were not acknowledged")

@@ -54,8 +54,8 @@ def consumer(stage: Stage, **more: str | int | bool) -> Iterator[Consumer]:
 
 def records(look: Consumer, topic: str, partitions: int = PARTITIONS) -> int:
     """How many records the broker has for a topic."""
-    ends = (look.get_watermark_offsets(TopicPartition(topic, number), 30) for number in range(partitions))
-    return sum(high - low for low, high in (each or (0, 0) for each in ends))
+    ends = [look.get_watermark_offsets(TopicPartition(topic, number), 30) for number in range(partitions)]
+    return sum(high - low for low, high in ends)
 
 
 def grow(stage: Stage, topic: str, count: int, check: Callable[[], None], *, longest: float) -> Pace:

@@ -29,10 +29,14 @@ class Bench:
 SUITES: dict[str, tuple[Bench, ...]] = {
     "relay": (
         Bench("drain", "Backlog drain against a raw producer"),
+        Bench("roundtrip", "A broker two milliseconds away"),
         Bench("peers", "The same backlog, other relays"),
         Bench("latency", "From commit to acknowledgement"),
         Bench("cost", "What the relay costs the database"),
         Bench("writers", "What writers pay"),
+        Bench("history", "A claim with history behind it"),
+        Bench("lanes", "Order and throughput of several lanes"),
+        Bench("fairness", "One company behind another's backlog"),
     ),
 }
 

@@ -108,12 +108,8 @@ def running(stage: Stage, database: Database, *, brokers: str = "", acks: Path |
         acks: Where to note the moment of each acknowledgement (`workers/recorded_relay.py`): the same command, with
             the client's delivery reports passing through a recorder.
     """
-    env = stage.environment(
-        PG_DSN_RW=database.dsn,
-        KAFKA_BROKERS=brokers or stage.kafka.bootstrap,
-        KYLO_DATA_DIR=str(stage.folder / "data"),
-        KYLO_LOG_LEVEL="WARNING",
-    )
+    door = {"KAFKA_BROKERS": brokers} if brokers else {}
+    env = stage.environment(**stage.settings(database) | door)
     argv = [sys.executable, "-m", "kylo_outbox", "relay"]
     if acks is not None:
         argv = [sys.executable, "-m", "scripts.bench.workers.recorded_relay", str(acks)]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import psycopg
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its stubs
 
 from kylo_outbox.kafka.client import KafkaAddress
@@ -45,7 +46,6 @@ POSTGRES = {
     "max_connections": "200",
     "track_io_timing": "off",
     "shared_preload_libraries": "pg_stat_statements",
-    "pg_stat_statements.track": "none",
 }
 _HEAP = "1g"
 
@@ -86,6 +86,7 @@ class Stage:
         """Start both servers and make the template that databases are copied from."""
         self.postgres.start()
         self.kafka.start()
+        self.track_statements("none")
         fixtures.ensure_template(self.postgres.dsn("postgres"), self.postgres.dsn(_TEMPLATE), _TEMPLATE)
 
     def stop(self) -> None:
@@ -152,6 +153,28 @@ class Stage:
         """Our environment without settings that would steer the product, and with `more`."""
         steering = ("KYLO_", "KAFKA_", "ROUTE_VIA_", "PG")
         return {name: value for name, value in os.environ.items() if not name.startswith(steering)} | more
+
+    def track_statements(self, which: str) -> None:
+        """Let the server count `all` statements, or `none`: counting costs writers a little."""
+        with psycopg.connect(self.postgres.dsn("postgres"), autocommit=True) as connection:
+            # Not on the server's command line: what stands there cannot be changed later.
+            connection.execute(f"alter system set pg_stat_statements.track = '{which}'")
+            connection.execute("select pg_reload_conf()")
+
+    def command(self, database: Database, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run `kylo-outbox` on a database to its end."""
+        argv = [sys.executable, "-m", "kylo_outbox", *words]
+        env = self.environment(**self.settings(database))
+        return subprocess.run(argv, check=False, capture_output=True, text=True, cwd=ROOT, env=env)
+
+    def settings(self, database: Database) -> dict[str, str]:
+        """The environment that leads the product to a database and the broker."""
+        return {
+            "PG_DSN_RW": database.dsn,
+            "KAFKA_BROKERS": self.kafka.bootstrap,
+            "KYLO_DATA_DIR": str(self.folder / "data"),
+            "KYLO_LOG_LEVEL": "WARNING",
+        }
 
     def tool(self, name: str) -> Path:
         """A program of the PostgreSQL wheel, for example `pgbench`."""

@@ -32,11 +32,12 @@ create table plain_outbox (
 _KEY = "\\set key random(1, 1000)\n"
 _ORDER = "insert into orders (customer, amount) values ('c-' || :key, :key);\n"
 _PAYLOAD = """'{"order": ' || :key || ', "text": "' || repeat('x', 470) || '"}'"""
+_INSERT = "insert into plain_outbox (topic, key, type, payload) values (':topic', 'c-' || :key, 'ORDERED', "
+_EMIT = "select kylo.emit(':topic', 'c-' || :key, 'ORDERED', "
 SCRIPTS = {
     "business": f"{_KEY}begin;\n{_ORDER}end;\n",
-    "insert": f"{_KEY}begin;\n{_ORDER}insert into plain_outbox (topic, key, type, payload) "
-    f"values (':topic', 'c-' || :key, 'ORDERED', ({_PAYLOAD})::jsonb);\nend;\n",
-    "emit": f"{_KEY}begin;\n{_ORDER}select kylo.emit(':topic', 'c-' || :key, 'ORDERED', ({_PAYLOAD})::text);\nend;\n",
+    "insert": f"{_KEY}begin;\n{_ORDER}{_INSERT}({_PAYLOAD})::jsonb);\nend;\n",
+    "emit": f"{_KEY}begin;\n{_ORDER}{_EMIT}({_PAYLOAD})::text);\nend;\n",
 }
 
 
@@ -87,7 +88,7 @@ def _tps(
     """Transactions a second of one pgbench run, on tables with what former runs left."""
     file = stage.folder / f"{script}.sql"
     file.write_text(SCRIPTS[script].replace("':topic'", f"'{topic}'"), encoding="ascii")
-    argv = [stage.tool("pgbench"), "--no-vacuum", "--protocol=prepared", f"--file={file}", f"--client={writers}"]
+    argv = [str(stage.tool("pgbench")), "--no-vacuum", "--protocol=prepared", f"--file={file}", f"--client={writers}"]
     argv += ["--jobs=2", f"--time={seconds:.0f}", database.dsn]
     with ExitStack() as beside:
         if relayed:

@@ -27,7 +27,8 @@ class Contender(ABC):
     insert: str
 
     def prepare(self, stage: Stage, database: Database, topic: str) -> None:
-        """Make what it reads from, once a database; nothing by default."""
+        """Make what it reads from, once a database; the outbox is there already."""
+        del stage, database, topic
 
     @abstractmethod
     def fill(self, database: Database, topic: str, count: int) -> None:
@@ -96,7 +97,7 @@ def asked_for(stage: Stage) -> Sequence[Contender]:
     """The programs of others that this run was told to compare with."""
     from scripts.bench.peers import debezium, faststream  # noqa: PLC0415 - they know contenders
 
-    known: dict[str, Contender] = {}
+    known: dict[str, Contender] = {"debezium": debezium.Debezium(), "faststream": faststream.FastStream()}
     return [known[name] for name in sorted(stage.options.peers)]
 
 

@@ -53,7 +53,7 @@ def recording(recorder: Recorder) -> type[confluent_kafka.Producer]:
     """A producer class that tells the recorder of each acknowledgement, then whoever asked for it."""
 
     class Recorded(confluent_kafka.Producer):
-        def produce(self, topic: str, value: Any = None, key: Any = None, **words: Any) -> None:
+        def produce(self, topic: str, value: Any = None, key: Any = None, **words: Any) -> None:  # type: ignore[override]
             told = words.pop("on_delivery", None)
 
             def report(error: Any, message: Any) -> None:
