@@ -32,6 +32,7 @@ SUITES: dict[str, tuple[Bench, ...]] = {
         Bench("roundtrip", "A broker two milliseconds away"),
         Bench("peers", "The same backlog, other relays"),
         Bench("latency", "From commit to acknowledgement"),
+        Bench("rivals", "From commit to the broker's log, other relays"),
         Bench("cost", "What the relay costs the database"),
         Bench("writers", "What writers pay"),
         Bench("history", "A claim with history behind it"),

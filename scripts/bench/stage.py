@@ -197,7 +197,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def stage(options: Options, say: Callable[[str], None]) -> Iterator[Stage]:
-    """Fresh servers in a temporary folder; both are gone afterwards."""
+    """Fresh servers in a temporary folder; both are gone afterwards, their logs are kept in `.kylo/bench/logs`."""
     # Not below /root or another closed folder: PostgreSQL may have to run as an account of its own.
     folder = Path(tempfile.mkdtemp(prefix="kylo-outbox-bench-"))
     folder.chmod(0o711)
@@ -207,7 +207,15 @@ def stage(options: Options, say: Callable[[str], None]) -> Iterator[Stage]:
         yield made
     finally:
         made.stop()
+        _keep_logs(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_logs(folder: Path) -> None:
+    into = paths.data_dir() / "bench" / "logs"
+    into.mkdir(parents=True, exist_ok=True)
+    for log in folder.glob("*.log"):
+        shutil.copy(log, into)
 
 
 def cpu_seconds(process: psutil.Process) -> float:

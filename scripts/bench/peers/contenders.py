@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.local.processes import tail_of
-from scripts.bench import relays, rows
+from scripts.bench import pace, relays, rows
 from scripts.bench.peers import reference
 from scripts.bench.stage import ROOT, BenchFailed, Stage, end
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kylo_outbox.store.engine import Database
+
+
+_WARM_SECONDS = 300.0
 
 
 class Contender(ABC):
@@ -37,6 +41,18 @@ class Contender(ABC):
     @abstractmethod
     def running(self, stage: Stage, database: Database, topic: str) -> Any:
         """Run it beside a block that is given a function which raises when it is dead."""
+
+    def warm(self, stage: Stage, database: Database, topic: str, check: Callable[[], None]) -> None:
+        """Wait until a first event has come through, and so everything is up. Its payload has no number."""
+        until = time.monotonic() + _WARM_SECONDS
+        with pace.consumer(stage) as look, rows.connect(database) as connection:
+            before = pace.records(look, topic)
+            connection.execute(self.insert, {"topic": topic, "key": "first", "payload": "{}"})
+            while pace.records(look, topic) == before:
+                check()
+                if time.monotonic() > until:
+                    raise BenchFailed(f"{self.name} sent nothing within {_WARM_SECONDS:.0f} s")
+                time.sleep(0.1)
 
 
 class Ours(Contender):

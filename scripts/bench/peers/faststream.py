@@ -68,4 +68,5 @@ class FastStream(Contender):
 
     @staticmethod
     def _argv(what: str) -> list[str]:
-        return [str(installed.python(installed.folder("faststream"))), str(_PROGRAM), what]
+        # -P: the folder of the program has a module with the name of the package.
+        return [str(installed.python(installed.folder("faststream"))), "-P", str(_PROGRAM), what]

@@ -39,8 +39,8 @@ async def main() -> None:
     async def decode(message: Any) -> Any:
         return message.body
 
-    @kafka.publisher(topic)
-    @outbox.subscriber(
+    @kafka.publisher(topic)  # type: ignore[untyped-decorator]
+    @outbox.subscriber(  # type: ignore[untyped-decorator]
         QUEUE,
         max_workers=32,
         fetch_batch_size=1000,
