@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scripts.bench.figures import Figure
     from scripts.bench.stage import Stage
+
+Run: TypeAlias = "Callable[[Stage, int, float], list[Figure]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +23,14 @@ class Bench:
     title: str
     full_only: bool = False
 
+    def load(self) -> Run:
+        """Its function; imported only when it is needed."""
+        found: Run = import_module(f"scripts.bench.benches.{self.name}").run
+        return found
+
     def run(self, stage: Stage, rounds: int, scale: float) -> list[Figure]:
         """Measure; every figure it promises comes back, with values or with the reason why it has none."""
-        module: Any = import_module(f"scripts.bench.benches.{self.name}")
-        figures: list[Figure] = module.run(stage, rounds, scale)
-        return figures
+        return self.load()(stage, rounds, scale)
 
 
 SUITES: dict[str, tuple[Bench, ...]] = {

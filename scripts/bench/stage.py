@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import psycopg
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its stubs
 
 from kylo_outbox.kafka.client import KafkaAddress
@@ -38,6 +40,7 @@ PARTITIONS = 12
 _TEMPLATE = "kylo_template"
 _WORKER_SECONDS = 1_800
 _STOP_SECONDS = 30
+_LEADER_SECONDS = 30.0
 # Enough room that no round meets a checkpoint that another one caused; durability stays as it is.
 POSTGRES = {
     "shared_buffers": "1GB",
@@ -118,11 +121,29 @@ class Stage:
         settings = {key.replace("_", "."): value for key, value in config.items()}
         [made] = admin.create_topics([NewTopic(name, partitions, 1, config=settings)]).values()
         made.result(30)
+        self._wait_for_leaders(name, partitions)
         try:
             yield name
         finally:
             [gone] = admin.delete_topics([name]).values()
             gone.result(30)
+
+    def _wait_for_leaders(self, topic: str, partitions: int) -> None:
+        """A topic is known a moment before its partitions can be asked for anything."""
+        until = time.monotonic() + _LEADER_SECONDS
+        look = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": "bench"})
+        try:
+            for number in range(partitions):
+                while True:
+                    try:
+                        look.get_watermark_offsets(TopicPartition(topic, number), 10)
+                        break
+                    except KafkaException as failed:
+                        if time.monotonic() > until:
+                            raise BenchFailed(f"topic {topic} does not come up: {failed}") from None
+                        time.sleep(0.05)
+        finally:
+            look.close()
 
     def worker(self, name: str, **words: Any) -> dict[str, Any]:
         """Run `scripts/bench/workers/<name>.py` to its end; the JSON of its last line.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+import psycopg
+from confluent_kafka import KafkaException
 
 from kylo_outbox.model.errors import KyloError
 from scripts.bench import machine
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
 
     from scripts.bench.registry import Bench
     from scripts.bench.stage import Options
+
+# What a server that is away or too slow makes of a bench; a mistake in a bench ends the run.
+_FAILURES = (BenchFailed, KyloError, KafkaException, psycopg.Error, subprocess.TimeoutExpired)
 
 
 def run(
@@ -58,7 +65,7 @@ def run(
             clock = time.monotonic()
             try:
                 result.figures = bench.run(made, rounds, scale)
-            except (BenchFailed, KyloError) as failed:
+            except _FAILURES as failed:
                 result.failure = str(failed)
                 say(f"{bench.name} failed: {failed}")
             result.seconds = round(time.monotonic() - clock, 1)
