@@ -7,16 +7,19 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from kylo_outbox.flows.delayed import DelayedEvents
 from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.flows.housekeeping import Housekeeping
 from kylo_outbox.flows.relay import Relay, RelayState
 from kylo_outbox.kafka.contact import BrokerContact
+from kylo_outbox.kafka.fenced import FencedPublisher
 from kylo_outbox.kafka.lag import Lag
 from kylo_outbox.kafka.producer import NoBroker, Publisher
-from kylo_outbox.runtime.backoff import Idling
 from kylo_outbox.runtime.schedule import Schedule
+from kylo_outbox.store import lanes
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.store.outbox import stored_rows
+from kylo_outbox.store.pauses import Pauses
 from kylo_outbox.store.session import LaneSession
 from kylo_outbox.telemetry import metrics
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema
@@ -53,7 +56,7 @@ class RelayProcess:
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._projections = [] if settings.all_via_kafka else [projection(parts, named(parts, name)) for name in NAMES]
         self._company_topics = frozenset(kylo_topics(settings))
-        self._states: dict[str, RelayState] = {}
+        self._states: dict[tuple[str, int], RelayState] = {}
 
     def check(self) -> None:
         """Refuse to start without schema and, where anything travels over it, a broker."""
@@ -67,10 +70,12 @@ class RelayProcess:
         """Run until `stop`; then drain what is in flight, store the cursors and give the lanes up."""
         schedule = Schedule(stop)
         heart = Heart(self._parts.control, "relay", self._state)
+        delayed = DelayedEvents(self._databases)
         upkeep = Housekeeping(self._databases, self._parts.settings.outbox_retention)
         schedule.every(5.0, "stores", partial(self._look_for_stores, schedule))
         schedule.every(1.0, "heartbeat", heart.beat)
         schedule.every(3600.0, "old heartbeats", heart.prune)
+        schedule.every(0.2, "delayed events", delayed.run_once)
         schedule.every(60.0, "housekeeping", upkeep.run_once)
         if self._contact is not None:
             schedule.every(3.0, "broker contact", self._contact.ask)
@@ -79,12 +84,20 @@ class RelayProcess:
         schedule.start()
         stop.wait()
         schedule.stop()
+        delayed.close()
+
+    def states(self) -> list[RelayState]:
+        """What each relay of this process says of itself, one a lane of each store."""
+        return list(self._states.values())
 
     def _look_for_stores(self, schedule: Schedule) -> None:
         for database in self._databases():
-            if database.dsn not in self._states:
-                state = self._states[database.dsn] = RelayState(store=database.name, lane=0)
-                schedule.keep_running(f"relay {database.name}", partial(self._relay, database, state))
+            with database.transaction() as tx:
+                numbers = lanes.numbers(tx)
+            for lane in numbers:
+                if (database.dsn, lane) not in self._states:
+                    state = self._states[database.dsn, lane] = RelayState(store=database.name, lane=lane)
+                    schedule.keep_running(state.name, partial(self._relay, database, state))
 
     def _databases(self) -> list[Database]:
         return [store.database for store in self._parts.directory.stores() if not store.problem]
@@ -96,37 +109,42 @@ class RelayProcess:
         direct = None
         if self._projections:
             direct = DirectDelivery(
-                store=(own.store_id, own.generation),
+                store_id=own.store_id,
                 topics=kylo_topics(settings),
                 is_direct=lambda company: not settings.via_kafka(company),
                 projections=self._projections,
                 stored_rows=partial(stored_rows, database),
             )
-        idling = Idling()
         return Relay(
             state=state,
             holder=self._holder,
             open_session=lambda: LaneSession(database.dsn, database.name),
-            open_publisher=self._publisher,
+            open_publisher=partial(self._publisher, state.lane),
             direct=direct,
             interval=settings.relay_interval,
-            idle=lambda worked: idling.pause(worked=worked),
-            is_paused=self._is_paused,
+            is_paused=partial(self._is_paused, Pauses(database)),
         )
 
-    def _is_paused(self, topic: str, key: bytes) -> bool:
+    def _is_paused(self, pauses: Pauses, topic: str, key: bytes) -> bool:
+        if pauses.covers(topic, key):
+            return True
         if topic not in self._company_topics:
             return False
         company = self._parts.directory.company(key.decode())
         return company is not None and company.paused
 
-    def _publisher(self, store_id: str, generation: int) -> Publisher | NoBroker:
-        return Publisher(self._address, store_id, generation) if self._address else NoBroker()
+    def _publisher(self, lane: int, store_id: str) -> Publisher | NoBroker:
+        if self._address is None:
+            return NoBroker()
+        if self._parts.settings.relay_fencing == "kafka":
+            return FencedPublisher(self._address, store_id, lane)
+        return Publisher(self._address, store_id)
 
     def _state(self) -> dict[str, Any]:
         states = list(self._states.values())
         for state in states:
             metrics.RELAY_IS_LEADER.labels(state.store, str(state.lane)).set(state.leading)
+            metrics.RELAY_BREAKER_OPEN.labels(state.store, str(state.lane)).set(bool(state.breaker))
             if state.last_success:
                 metrics.RELAY_LAST_SUCCESS.labels(state.store).set(state.last_success)
         return {
@@ -138,7 +156,15 @@ class RelayProcess:
             "failed": sum(state.failed for state in states),
             "last_success": max((state.last_success for state in states if state.last_success), default=None),
             "lanes": [
-                {"store": state.store, "lane": state.lane, "leader": state.leading, "held_keys": len(state.held_keys)}
+                {
+                    "store": state.store,
+                    "lane": state.lane,
+                    "leader": state.leading,
+                    "published": state.published,
+                    "held_keys": len(state.held_keys),
+                    "side_lanes": state.side_lanes,
+                    "breaker": state.breaker,
+                }
                 for state in states
             ],
         }

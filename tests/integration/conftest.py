@@ -10,7 +10,6 @@ import pytest
 from kylo_outbox.flows.relay import Relay, RelayState
 from kylo_outbox.kafka.client import KafkaAddress
 from kylo_outbox.kafka.producer import Publisher
-from kylo_outbox.runtime.backoff import Idling
 from kylo_outbox.store.session import LaneSession
 
 
@@ -26,13 +25,11 @@ def make_relay(control_db, address):
     made: list[Relay] = []
 
     def make(**changes):
-        idling = Idling()
         wiring: dict[str, Any] = {
             "state": RelayState(store="test", lane=0),
             "holder": f"test {len(made)}",
             "open_session": lambda: LaneSession(control_db.dsn, "test"),
-            "open_publisher": lambda store_id, generation: Publisher(address, store_id, generation),
-            "idle": lambda worked: idling.pause(worked=worked),
+            "open_publisher": lambda store_id: Publisher(address, store_id),
         } | changes
         relay = Relay(**wiring)
         made.append(relay)
