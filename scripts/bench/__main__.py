@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -29,6 +30,8 @@ talk = Console(stderr=True, highlight=False)
 def main() -> int:
     """Run a suite; 0 when everything was measured, 1 when a bench failed or `flow` missed a target."""
     words = _words()
+    # Ended from outside it still stops its servers.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if words.suite == "flow":
         return flow_suite.run(full=words.full, as_json=words.json)
     if words.install:

@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 0.02
 _READY_SECONDS = 60.0
-_BACKENDS = (
-    "select pid from pg_stat_activity where application_name like 'kylo-outbox relay%' and datname = current_database()"
-)
-_LEADS = (
-    "select count(*) filter (where holder is not null and lease_until > clock_timestamp()), count(*) from kylo.lanes"
-)
+_BACKENDS = """
+select pid from pg_stat_activity where application_name like 'kylo-outbox relay%' and datname = current_database()
+"""
+_LEADS = """
+select count(*) filter (where holder is not null and lease_until > clock_timestamp()), count(*)
+  from kylo.lanes where parent is null
+"""
 
 
 @dataclass(slots=True)
@@ -122,27 +123,29 @@ def running(stage: Stage, database: Database, *, brokers: str = "", acks: Path |
         end(process)
 
 
-def drain(relay: Relay, count: int, *, seconds: float = 600.0) -> Drained:
+def drain(relay: Relay, count: int, *, begun: int | None = None, seconds: float = 1_200.0) -> Drained:
     """Wait until `count` more rows are acknowledged; what it took between the first and the last cursor.
+
+    `begun` is how many were acknowledged before, if the relay may have worked since.
 
     Raises:
         BenchFailed: the relay ended, or the time was not enough.
     """
     until = time.monotonic() + seconds
     with rows.connect(relay.database) as connection:
-        begun = rows.progress(connection)
+        begun = rows.progress(connection).acknowledged if begun is None else begun
 
         def wait_for(acknowledged: int) -> Progress:
             while (now := rows.progress(connection)).acknowledged < acknowledged:
                 relay.check()
                 if time.monotonic() > until:
-                    raise BenchFailed(f"{now.acknowledged - begun.acknowledged} of {count} rows after {seconds:.0f} s")
+                    raise BenchFailed(f"{now.acknowledged - begun} of {count} rows after {seconds:.0f} s")
                 time.sleep(_LOOK_SECONDS)
             return now
 
-        first = wait_for(begun.acknowledged + 1)
+        first = wait_for(begun + 1)
         cpu, database_cpu = relay.cpu(), relay.database_cpu()
-        last = wait_for(begun.acknowledged + count)
+        last = wait_for(begun + count)
         cpu, database_cpu = relay.cpu() - cpu, relay.database_cpu() - database_cpu
     if last.at <= first.at:
         raise BenchFailed(f"{count} rows are too few to measure: give a larger --scale")

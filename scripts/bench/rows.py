@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 KEYS = 200
 PAYLOAD = 500
-_CHUNK = 500_000
+# One transaction, so that a backlog appears at once; very large ones come in parts.
+_CHUNK = 1_000_000
 
 FILL = """
 insert into kylo.outbox_log (xid, event_id, created_at, slot, topic, key, type, payload)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from kylo_outbox.store.session import LaneSession
 from scripts.bench import rows
+from scripts.bench.claims import claiming
 from scripts.bench.figures import Figure, Goal, percentile, ratios
 from scripts.bench.rounds import interleaved
 
@@ -78,17 +78,12 @@ def run(stage: Stage, rounds: int, scale: float) -> list[Figure]:
 def _claim(database: Database, topic: str) -> float:
     """Milliseconds of one claim, the middle of many."""
     rows.fill(database, topic, _BATCH * _CLAIMS)
-    session = LaneSession(database.dsn, "bench")
     took = []
-    try:
-        session.take(0, "bench")
+    with claiming(database.dsn) as claims:
         for _ in range(_CLAIMS):
             begun = time.perf_counter()
-            turn = session.read(_BATCH)
-            session.advance(turn.cursor, len(turn.rows))
+            claims.store(claims.read(_BATCH))
             took.append((time.perf_counter() - begun) * 1e3)
-    finally:
-        session.close()
     return percentile(took, 0.5)
 
 
@@ -116,12 +111,8 @@ def _snapshot(database: Database) -> Iterator[None]:
 
 def _wear(stage: Stage, database: Database, writes: int) -> None:
     """Write the cursor as often as the relay would; with `--full` in the time that it takes."""
-    session = LaneSession(database.dsn, "bench")
-    try:
-        session.take(0, "bench")
+    with claiming(database.dsn) as claims:
         for _ in range(writes):
-            session.advance(session.read(1).cursor, 0)
+            claims.store(claims.read(1))
             if stage.options.full:
                 time.sleep(1 / _WRITES_A_SECOND)
-    finally:
-        session.close()

@@ -77,11 +77,13 @@ def _can_set(stage: Stage, number: int) -> bool:
 
 def _drain(stage: Stage, lanes: int, count: int) -> Seen:
     with stage.database() as database, stage.topic() as topic, ExitStack() as running:
-        rows.fill(database, topic, count)
         if lanes > 1 and stage.command(database, "lanes", "set", str(lanes), "--yes").returncode != 0:
             raise BenchFailed(f"kylo-outbox lanes set {lanes} failed")
         started = [running.enter_context(relays.running(stage, database)) for _ in range(lanes)]
-        rate = relays.drain(started[0], count).rate
+        started[0].wait_until_leading()
+        # All lanes wait for one commit: how long a process takes to start is no part of this.
+        rows.fill(database, topic, count)
+        rate = relays.drain(started[0], count, begun=0).rate
         inversions, different = _read(stage, topic)
         return Seen(rate, inversions, count - different)
 

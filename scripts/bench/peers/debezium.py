@@ -66,7 +66,7 @@ PROPERTIES = {
     "debezium.transforms.outbox.table.field.event.key": "key",
     "quarkus.http.port": "0",
     "quarkus.log.level": "WARN",
-    "quarkus.log.console.json": "false",
+    "quarkus.log.console.json.enabled": "false",
 }
 
 

@@ -13,7 +13,7 @@ import time
 
 from kylo_outbox.kafka.client import KafkaAddress
 from kylo_outbox.kafka.producer import Publisher
-from kylo_outbox.store.session import LaneSession
+from scripts.bench.claims import claiming
 
 _BATCH = 1_000
 _ANSWER_SECONDS = 30.0
@@ -26,23 +26,19 @@ def main() -> int:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--rows", type=int, required=True)
     words = parser.parse_args()
-    session = LaneSession(words.dsn, "bench")
-    publisher = Publisher(KafkaAddress(brokers=words.brokers), *session.identity())
-    publisher.exists(words.topic)
-    if not session.take(0, "bench"):
-        raise SystemExit("another relay holds the lane")
-    done, begun = 0, time.perf_counter()
-    while done < words.rows:
-        turn = session.read(_BATCH)
-        ticket = publisher.send(turn.rows)
-        publisher.drain(_ANSWER_SECONDS)
-        if not ticket.done:
-            raise SystemExit(f"a batch was not acknowledged: {ticket.reason}")
-        session.advance(turn.cursor, len(turn.rows))
-        done += len(turn.rows)
-    print(json.dumps({"rows": done, "seconds": time.perf_counter() - begun}))
-    publisher.close()
-    session.close()
+    with claiming(words.dsn) as claims:
+        publisher = Publisher(KafkaAddress(brokers=words.brokers), claims.store_id)
+        publisher.exists(words.topic)
+        done, begun = 0, time.perf_counter()
+        while done < words.rows:
+            turn = claims.read(_BATCH)
+            ticket = publisher.send(turn.rows)
+            publisher.drain(_ANSWER_SECONDS)
+            if not ticket.done:
+                raise SystemExit(f"a batch was not acknowledged: {ticket.reason}")
+            done += len(claims.store(turn))
+        print(json.dumps({"rows": done, "seconds": time.perf_counter() - begun}))
+        publisher.close()
     return 0
 
 
