@@ -133,7 +133,7 @@ def test_no_broker_answers_like_a_publisher():
 def test_a_partition_without_a_leader_is_told_and_the_others_go_on(two_brokers):
     """Broker 2 is killed: its partitions are named, records of the others are acknowledged, and it heals by itself."""
     topic = two_brokers.make_topic([1, 2, 1, 2])
-    publisher = Publisher(KafkaAddress(two_brokers.bootstrap), "test", 1)
+    publisher = Publisher(KafkaAddress(two_brokers.bootstrap), "test")
     wait(lambda: publisher.exists(topic) and not publisher.leaderless(topic))
     keys = {publisher.partition_of(topic, b"%d" % number): b"%d" % number for number in range(100)}
     assert keys.keys() == {0, 1, 2, 3}

@@ -276,7 +276,7 @@ def test_a_topic_that_may_not_be_written_holds_its_own_keys(broker, ways, contro
     address = ways["SCRAM-SHA-512"]
     Topics(address).apply([Topic(name, partitions=2, retention_ms=DAY_MS) for name in (forbidden, allowed)])
     broker.forbid_writing(forbidden)
-    relay = make_relay(open_publisher=lambda store, generation: Publisher(address, store, generation))
+    relay = make_relay(open_publisher=lambda store: Publisher(address, store))
     for topic in (forbidden, allowed, forbidden, allowed):
         add(control_db, topic)
     patiently(relay, lambda: relay.state.published >= 2 and relay.state.held_keys)
