@@ -95,16 +95,12 @@ def set_lanes(
 
     with opened() as context:
         answers, complete = ask_all(context, cut, only=only)
-    rows = [
-        {"store": store, "lane": lane, "slot_from": first, "slot_to": end}
-        for store, made in answers
-        for lane, first, end in made
-    ]
+    made = [(store, *lane) for store, found in answers for lane in found]
     if as_json:
-        print_json(rows)
+        print_json([dict(zip(("store", "lane", "slot_from", "slot_to"), each, strict=True)) for each in made])
     else:
         print_table(
-            ("store", "lane", "slots"), [(r["store"], r["lane"], f"{r['slot_from']}-{r['slot_to'] - 1}") for r in rows]
+            ("store", "lane", "slots"), [(store, lane, f"{first}-{end - 1}") for store, lane, first, end in made]
         )
     if not complete:
         raise typer.Exit(PARTLY)

@@ -193,6 +193,8 @@ class Publisher:
             "queue.buffering.max.messages": 500_000,
             "queue.buffering.max.kbytes": 1_048_576,
             "partitioner": "murmur2_random",
+            # The topic was there a moment ago: one that was deleted since must not hold the others up for long.
+            "topic.metadata.propagation.max.ms": 5000,
         }
         self._prefix = f"1;{store_id};"
         self._fatal: KafkaFatal | None = None

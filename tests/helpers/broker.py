@@ -47,6 +47,12 @@ def make_topic(bootstrap: str, name: str = "", partitions: int = 4, config: dict
     return name
 
 
+def delete_topic(bootstrap: str, name: str) -> None:
+    """Delete a topic and wait until it is gone."""
+    [future] = AdminClient({"bootstrap.servers": bootstrap}).delete_topics([name]).values()
+    future.result(20)
+
+
 def read_all(bootstrap: str, topic: str) -> list[Seen]:
     """Every committed record of a topic as it is now, partition by partition."""
     consumer = Consumer(

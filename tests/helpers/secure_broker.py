@@ -7,8 +7,13 @@ import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from confluent_kafka.admin import (
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs do not re-export what it offers
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
     AdminClient,
+    ResourcePatternType,
+    ResourceType,
     ScramCredentialInfo,
     ScramMechanism,
     UserScramCredentialUpsertion,
@@ -142,6 +147,21 @@ class SecureBroker:
             wanted = UserScramCredentialUpsertion(USER, ScramCredentialInfo(mechanism, 4096), password.encode())
             for future in admin.alter_user_scram_credentials([wanted]).values():
                 future.result(30)
+
+    def forbid_writing(self, topic: str) -> None:
+        """Let the user see a topic, but not write to it."""
+        admin = AdminClient({"bootstrap.servers": self.at("PLAINTEXT")})
+
+        def rule(operation: AclOperation, permission: AclPermissionType) -> AclBinding:
+            user = f"User:{USER}"
+            return AclBinding(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, user, "*", operation, permission)
+
+        rules = [
+            rule(AclOperation.DESCRIBE, AclPermissionType.ALLOW),
+            rule(AclOperation.WRITE, AclPermissionType.DENY),
+        ]
+        for future in admin.create_acls(rules).values():
+            future.result(30)
 
     def _tls(self) -> dict[str, str]:
         certificate, key = self.authority.sign("broker")

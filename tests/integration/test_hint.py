@@ -12,7 +12,7 @@ from kylo_outbox.local.postgres import LocalPostgres
 from kylo_outbox.store import fixtures
 from kylo_outbox.store.engine import connect
 
-AWAKE = 1802068082
+AWAKE = 1802068090
 
 
 @pytest.fixture(scope="module")

@@ -128,3 +128,34 @@ def test_no_broker_answers_like_a_publisher():
     assert nobody.leaderless("t") == frozenset()
     assert nobody.send([], tracked=True).missing() == set()
     nobody.rebuild(smaller=True)
+
+
+def test_a_partition_without_a_leader_is_told_and_the_others_go_on(two_brokers):
+    """Broker 2 is killed: its partitions are named, records of the others are acknowledged, and it heals by itself."""
+    topic = two_brokers.make_topic([1, 2, 1, 2])
+    publisher = Publisher(KafkaAddress(two_brokers.bootstrap), "test")
+    wait(lambda: publisher.exists(topic) and not publisher.leaderless(topic))
+    keys = {publisher.partition_of(topic, b"%d" % number): b"%d" % number for number in range(100)}
+    assert keys.keys() == {0, 1, 2, 3}
+    batches = [outbox_rows(topic, [keys[number]], start=number + 1) for number in range(4)]
+
+    two_brokers.second.kill()
+    wait(lambda: publisher.leaderless(topic) == {1, 3})
+    sent = [publisher.send(batch) for batch in batches]
+    wait(lambda: (publisher.poll(0.1), sent[0].done and sent[2].done)[1])
+    assert not sent[1].done
+    assert not sent[3].done
+    assert publisher.fatal is None
+
+    two_brokers.second.start()
+    wait(lambda: not publisher.leaderless(topic))
+    wait(lambda: (publisher.poll(0.1), all(ticket.done for ticket in sent))[1])
+    publisher.close()
+
+
+def wait(holds, seconds=120.0):
+    """Look again and again until it holds."""
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, "it did not come to hold"
+        time.sleep(0.05)

@@ -35,8 +35,8 @@ def refuse(session, topic, number=3, *, passed=True):
         "from kylo.outbox_log where topic = %s",
         (topic,),
     )
-    if passed:
-        session.execute("update kylo.lanes set high_water = %s, snapshot = pg_current_snapshot()", (number,))
+    upto = number if passed else 0
+    session.execute("update kylo.lanes set high_water = %s, snapshot = pg_current_snapshot()", (upto,))
 
 
 def test_a_refused_event_becomes_a_dead_letter_and_its_key_goes_on(session):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import threading
 import time
+from itertools import count
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from typer.testing import CliRunner
 
 from kylo_outbox import emit
-from kylo_outbox.cli import relay_status
-from kylo_outbox.flows import holds
+from kylo_outbox.cli import app, relay_status
 from kylo_outbox.flows.overview import Overview
 from kylo_outbox.runtime.stop import Stop
 from kylo_outbox.settings import load
@@ -89,27 +92,33 @@ def test_every_promised_metric_is_there_and_moves(control_db, kafka_server, runn
     """A published event, a refused one and a held key: each shows where it should, with exactly the promised labels."""
     topic = make_topic(kafka_server.bootstrap, config={"max.message.bytes": "20000"})
     until(lambda: value(scrape(), "kylo_relay_is_leader", store="the control database", lane="0") == 1)
-    with control_db.transaction() as tx:
-        emit(tx, topic=topic, key="a", type="T", payload={})
-    before = until(lambda: value(seen := scrape(), "kylo_outbox_published_total", topic=topic) == 1 and seen)
+    keys = count()
+
+    def published():
+        # The broker may not know its new topic at once: then the first keys are held for a moment.
+        with control_db.transaction() as tx:
+            emit(tx, topic=topic, key=f"a{next(keys)}", type="T", payload={})
+        return value(seen := scrape(), "kylo_outbox_published_total", topic=topic) >= 1 and seen
+
+    before = until(published)
+    until(lambda: value(scrape(), "kylo_outbox_pending_events", topic=topic) == 0)
     with control_db.transaction() as tx:
         emit(tx, topic=topic, key="b", type="T", payload={"text": "x" * 30_000})
-    after = until(lambda: value(seen := scrape(), "kylo_held_keys", topic=topic) == 1 and seen)
+
+    def held():
+        seen = scrape()
+        failures = [name for name, _ in seen if name == "kylo_outbox_publish_failures_total"]
+        return value(seen, "kylo_held_keys", topic=topic) == 1 and failures and seen
+
+    after = until(held)
     names = {name: {label for label, _ in labels} for name, labels in after}
     assert {name: names.get(name) for name in PROMISED} == PROMISED
     assert value(after, "kylo_outbox_pending_events", topic=topic) == 1
     assert value(after, "kylo_outbox_oldest_pending_age_seconds") > 0
     assert value(after, "kylo_heartbeat_age_seconds", stage="relay") < 10
-    failures = [number for (name, _), number in after.items() if name == "kylo_outbox_publish_failures_total"]
-    until(lambda: failures or [1 for (name, _) in scrape() if name == "kylo_outbox_publish_failures_total"])
-    for name in ("kylo_outbox_publish_delay_seconds_count",):
-        assert value(before, name) >= 1
+    assert value(before, "kylo_outbox_publish_delay_seconds_count") >= 1
     last = "kylo_relay_last_success_timestamp_seconds"
-    until(
-        lambda: value(scrape(), last, store="the control database") > value(before, last, store="the control database")
-    )
-    with control_db.transaction() as tx:
-        holds.set_policy(tx, topic, "skip", who="me@here")
+    assert value(after, last, store="the control database") > value(before, last, store="the control database")
 
 
 def test_its_line_and_the_overview_tell_the_same(control_db, kafka_server, running, caplog, monkeypatch):
@@ -134,3 +143,25 @@ def test_its_line_and_the_overview_tell_the_same(control_db, kafka_server, runni
     assert lane["holder"] is not None
     assert (lane["slots"], lane["acknowledged"]) == ([0, 1024], 1)
     assert details(snapshot)["lanesWithoutLeader"] == 0
+
+
+def test_lanes_are_shown_with_their_holder(control_db, running, monkeypatch):
+    """The verb names who leads, for how long still, and the rate over a second."""
+    _, process = running
+    monkeypatch.setenv("PG_DSN_RW", control_db.dsn)
+    until(lambda: [state for state in process.states() if state.leading])
+    answer = CliRunner().invoke(app, ["lanes", "--json", "--rate"])
+    assert answer.exit_code == 0, answer.stderr
+    [lane] = json.loads(answer.stdout)
+    assert lane["led"]
+    assert lane["holder"].endswith(f":{os.getpid()}")
+    assert 0 < lane["lease_left"] <= 1.2
+    assert (lane["slot_from"], lane["slot_to"], lane["rate"]) == (0, 1024, 0)
+
+
+def test_lanes_without_a_leader_are_told(control_db, monkeypatch):
+    """No relay runs: said, with the remedy."""
+    monkeypatch.setenv("PG_DSN_RW", control_db.dsn)
+    answer = CliRunner().invoke(app, ["lanes"])
+    assert answer.exit_code == 0, answer.stderr
+    assert "start `kylo-outbox relay`" in answer.stderr

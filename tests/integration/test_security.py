@@ -27,7 +27,7 @@ from kylo_outbox.model.errors import Misconfigured, Unreachable
 from kylo_outbox.model.topics import DAY_MS, Topic
 from kylo_outbox.runtime.loop import Pulse, run
 from kylo_outbox.runtime.stop import Stop
-from tests.helpers.broker import outbox_rows, read_all
+from tests.helpers.broker import first_appearances, outbox_rows, read_all
 from tests.helpers.secure_broker import KEY_PASSWORD, PASSWORD, USER, SecureBroker
 
 if TYPE_CHECKING:
@@ -268,6 +268,24 @@ def test_a_login_that_is_refused_later_is_waited_out(broker, ways, control_db, m
     assert not worker.is_alive()
     assert relay.state.held_keys == set()
     assert [record.outbox_id for record in read_all(broker.at("PLAINTEXT"), topic)] == [1, 2]
+
+
+def test_a_topic_that_may_not_be_written_holds_its_own_keys(broker, ways, control_db, make_relay, patiently):
+    """An ACL of the broker forbids one topic: its events are held with that reason, the others arrive."""
+    forbidden, allowed = f"t-{uuid.uuid4().hex[:10]}", f"t-{uuid.uuid4().hex[:10]}"
+    address = ways["SCRAM-SHA-512"]
+    Topics(address).apply([Topic(name, partitions=2, retention_ms=DAY_MS) for name in (forbidden, allowed)])
+    broker.forbid_writing(forbidden)
+    relay = make_relay(open_publisher=lambda store: Publisher(address, store))
+    for topic in (forbidden, allowed, forbidden, allowed):
+        add(control_db, topic)
+    patiently(relay, lambda: relay.state.published >= 2 and relay.state.held_keys)
+    assert relay.state.held_keys == {(forbidden, b"k")}
+    assert [record.outbox_id for record in first_appearances(read_all(broker.at("PLAINTEXT"), allowed))] == [2, 4]
+    assert read_all(broker.at("PLAINTEXT"), forbidden) == []
+    with control_db.transaction() as tx:
+        reasons = tx.execute("select reason from kylo.outbox_held order by id").fetchall()
+    assert "Topic authorization failed" in reasons[0][0]
 
 
 def add(database, topic):

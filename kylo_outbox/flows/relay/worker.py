@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 _CURSOR_EVERY = 0.1
 _RENEW_EVERY = 0.4
 _STANDBY = 0.2
+# Time enough for another process to take a lane that was given away.
+_MAKE_WAY = 3.0
 
 
 class Relay:
@@ -67,6 +69,7 @@ class Relay:
         self._fairness = Fairness(state)
         self._rest = Rest(interval)
         self._away = False
+        self._steps_down = False
         self._written_at = 0.0
 
     @property
@@ -76,6 +79,10 @@ class Relay:
 
     def run_once(self) -> RelayTurn:
         """One turn; raises `Transient` while PostgreSQL or Kafka is away and `Fatal` when the lane was taken over."""
+        if self._steps_down:
+            self._steps_down = False
+            self.close()
+            return RelayTurn(leading=False, pause=_MAKE_WAY)
         try:
             session, outlet = self._opened()
             if not self.state.leading and not self._take(session):
@@ -106,6 +113,10 @@ class Relay:
         more = full and not self._fairness.waits and self._has_room(self._tracks[0])
         pause = 0.0 if more else self._rest.after(session, outlet, worked=read + done, in_flight=in_flight)
         return RelayTurn(leading=True, read=read, acknowledged=done, pause=pause)
+
+    def step_down(self) -> None:
+        """Give the lane to a standby, after what is in flight; safe to call from another thread."""
+        self._steps_down = True
 
     def close(self) -> None:
         """Stop reading, wait for what is in flight, store the cursor, give the lane up: 0 repeats after this."""

@@ -88,8 +88,8 @@ create function kylo.wake_relay(p_slot smallint) returns void language plpgsql v
 -- so where transactions can be prepared there is no hint; the relay's own clock finds the event then.
 begin
     if current_setting('max_prepared_transactions') = '0'
-       and pg_try_advisory_lock_shared(1802068082, p_slot >> 6) then
-        perform pg_advisory_unlock_shared(1802068082, p_slot >> 6);
+       and pg_try_advisory_lock_shared(1802068090, p_slot >> 6) then
+        perform pg_advisory_unlock_shared(1802068090, p_slot >> 6);
         perform pg_notify('kylo_outbox', (p_slot >> 6)::text);
     end if;
 end $$;

@@ -2,8 +2,8 @@
 
 from kylo_outbox.store.migrate import script
 
-revision = "store_0008"
-down_revision = "store_0007b"
+revision = "store_0009"
+down_revision = "store_0008"
 
 UP = """
 create table kylo.paused_keys (

@@ -6,7 +6,7 @@ from alembic import context
 
 from kylo_outbox.store.migrate import script
 
-revision = "store_0007b"
+revision = "store_0008"
 down_revision = "store_0007"
 
 UP = """
