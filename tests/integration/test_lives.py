@@ -136,6 +136,8 @@ def test_a_backup_that_is_recovered_goes_on_as_a_new_generation(folder, control_
     found = relay_once(after)
     assert [(generation, n) for generation, _, n in found] == [(1, 3), (2, "new")]
     assert applied(control_db, found) == ["new"]
+    with closing(connect(after, "test")) as connection:
+        assert connection.execute("select generation, timeline from kylo.store").fetchone() == (2, 2)
 
 
 def test_a_dump_restored_elsewhere_is_refused_until_adopted(folder, postgres_server, control_db):
