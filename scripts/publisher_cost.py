@@ -29,6 +29,8 @@ from kylo_outbox.local import paths
 from kylo_outbox.local.kafka import LocalKafka
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kylo_outbox.store.outbox import Row
 
 BATCH, DEPTH = 1000, 8
@@ -69,7 +71,7 @@ def measure(brokers: str, count: int, rounds: int, headers: str | None) -> None:
     ]
     # The raw producer has every setting of ours but the gap-less stop.
     settings = {**plain._config, "enable.gapless.guarantee": False}  # noqa: SLF001 - the very same settings
-    ways = {
+    ways: dict[str, Callable[[], None]] = {
         "raw": lambda: raw(Producer(settings), records),
         "publisher": lambda: ours(plain, rows),
         "fenced": lambda: ours(fenced, rows),

@@ -255,9 +255,18 @@ class Publisher:
                     self._serve(self._producer.poll, 0.05)
                     continue
                 except KafkaException as refused:
-                    ticket.failure = error_of(refused)
+                    self._refused(error_of(refused), ticket)
                     return
                 break
+
+    def _refused(self, error: KafkaError | None, ticket: Ticket) -> None:
+        if error is None or classify(error) != "fatal":
+            ticket.failure = error
+            return
+        # The client broke over an earlier record and says no more here; its reports and `poll` say which and why.
+        self._serve(self._producer.poll, 0)
+        if self._fatal is None:
+            self._fatal = KafkaFatal(f"Kafka: {error.name()}: {error.str()}", error.name())
 
     @property
     def fatal(self) -> KafkaFatal | None:
