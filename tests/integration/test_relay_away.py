@@ -61,14 +61,19 @@ def test_an_outage_opens_the_breaker_and_ends_by_itself(control_db, own_kafka, m
     assert inversions(records) == 0
 
 
-def test_too_few_replicas_are_an_outage_and_no_refusal(control_db, own_kafka, make_relay):
-    """A topic that asks for two replicas where there is one: its events wait, none is held or refused."""
-    topic = make_topic(own_kafka.bootstrap, config={"min.insync.replicas": "2"})
-    relay = relay_to(make_relay, own_kafka)
+def test_too_few_replicas_are_an_outage_and_no_refusal(control_db, two_brokers, make_relay):
+    """A topic wants two replicas and one broker is dead: its events wait, none is held or refused, and it ends."""
+    topic = two_brokers.make_topic([1, 2], together=True)
+    relay = relay_to(make_relay, two_brokers)
+    fill(control_db, topic, ["k"], 10)
+    turn(relay, lambda: open_rows(control_db) == 0)
+    two_brokers.second.kill()
     fill(control_db, topic, ["k"], 10)
     turn(relay, lambda: relay.state.breaker)
     assert (relay.state.failed, relay.state.held_keys) == (0, set())
     assert open_rows(control_db) == 10
+    two_brokers.second.start()
+    turn(relay, lambda: open_rows(control_db) == 0)
 
 
 class _Handed:
@@ -99,8 +104,9 @@ def test_what_is_handed_over_directly_does_not_wait_for_kafka(control_db, own_ka
     turn(relay, lambda: open_rows(control_db) == 0)
     own_kafka.kill()
     fill(control_db, topic, ["direct", "kafka"], 400)
-    turn(relay, lambda: len(handed.ids) == 210)
-    assert handed.ids == sorted(handed.ids)
+    turn(relay, lambda: len(set(handed.ids)) == 210)
+    # Starting over repeats some, in order; positions absorb them.
+    assert list(dict.fromkeys(handed.ids)) == sorted(set(handed.ids))
     own_kafka.start()
     turn(relay, lambda: open_rows(control_db) == 0)
     records = read_all(own_kafka.bootstrap, topic)

@@ -125,7 +125,7 @@ class Relay:
                 self._publisher.drain(10.0)
                 self._settle(self._session, self._publisher)
                 self._store_cursors(self._session, now=True)
-                self._holding.go_on(self._session, self._publisher)
+                self._holding.settle(self._session)
         finally:
             self._drop()
 
