@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -81,6 +82,17 @@ class Ticket:
         if self._missing is None:
             raise ValueError("only a batch that was sent with tracked=True knows its rows")
         return set(self._missing)
+
+    def failed(self, error: KafkaError | None, _message: Any) -> None:
+        """Delivery report inside a transaction: only a refusal counts, acceptance comes with the commit."""
+        if error is not None and self.failure is None:
+            self.failure = error
+
+    def complete(self) -> None:
+        """Everything is acknowledged: the transaction around it is committed."""
+        self.acknowledged = self.expected
+        if self._missing is not None:
+            self._missing.clear()
 
     @property
     def done(self) -> bool:
@@ -166,13 +178,11 @@ class Publisher:
     `batch_bytes` bounds what the client puts together for one partition; a larger record still goes, alone.
     """
 
-    def __init__(
-        self, address: KafkaAddress, store_id: str, generation: int, *, batch_bytes: int = BATCH_BYTES
-    ) -> None:
+    def __init__(self, address: KafkaAddress, store_id: str, *, batch_bytes: int = BATCH_BYTES) -> None:
         self._config = {
             **client_config(address),
             "enable.idempotence": True,
-            "enable.gapless.guarantee": True,
+            **self._guarantee(),
             "acks": "all",
             "message.timeout.ms": 0,
             # Long enough to fill batches under load; `hurry` sends at once when there is no load.
@@ -183,10 +193,16 @@ class Publisher:
             "queue.buffering.max.messages": 500_000,
             "queue.buffering.max.kbytes": 1_048_576,
             "partitioner": "murmur2_random",
+            # The topic was there a moment ago: one that was deleted since must not hold the others up for long.
+            "topic.metadata.propagation.max.ms": 5000,
         }
-        self._prefix = f"1;{store_id};{generation};"
+        self._prefix = f"1;{store_id};"
         self._fatal: KafkaFatal | None = None
         self._open()
+
+    def _guarantee(self) -> dict[str, Any]:
+        # A refused record makes the client fatal before a successor of it is sent.
+        return {"enable.gapless.guarantee": True}
 
     def _open(self) -> None:
         self._producer = build(Producer, self._config)
@@ -215,26 +231,32 @@ class Publisher:
         `tracked` costs a callable for each record; the ticket then tells which rows are not acknowledged.
         """
         ticket = Ticket(len(rows), [row[0] for row in rows] if tracked else None)
-        report: Callable[..., None] = ticket
+        reports = (partial(ticket.report, row[0]) for row in rows) if tracked else repeat(ticket)
+        self._hand_over(rows, ticket, reports)
+        return ticket
+
+    def _hand_over(
+        self, rows: Sequence[tuple[Any, ...]], ticket: Ticket, reports: Iterable[Callable[..., None]]
+    ) -> None:
         produce = self._producer.produce
         prefix = self._prefix
-        for number, topic, key, kind, payload, headers, event_id, _ in rows:
-            records: list[tuple[str, str | bytes | None]] = [(HEADER, f"{prefix}{number};{event_id};{kind}".encode())]
+        for (number, topic, key, kind, payload, headers, event_id, _, generation), report in zip(
+            rows, reports, strict=False
+        ):
+            origin = f"{prefix}{generation};{number};{event_id};{kind}".encode()
+            records: list[tuple[str, str | bytes | None]] = [(HEADER, origin)]
             if headers is not None:
                 records.extend(json.loads(headers).items())
-            if tracked:
-                report = partial(ticket.report, number)
             while True:
                 try:
                     produce(topic, payload, key, on_delivery=report, headers=records)
                 except BufferError:
-                    self.poll(0.05)
+                    self._serve(self._producer.poll, 0.05)
                     continue
                 except KafkaException as refused:
                     ticket.failure = error_of(refused)
-                    return ticket
+                    return
                 break
-        return ticket
 
     @property
     def fatal(self) -> KafkaFatal | None:

@@ -141,6 +141,8 @@ class Holding:
         if not self._due:
             return
         self._tried_at = time.monotonic()
+        if session.bury_refused():
+            self.load(session)
         self._lost.look_again(outlet)
         keys = [each for each in self._state.held_keys if not self._is_paused(*each)]
         if self._direct is not None:

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 _CURSOR_EVERY = 0.1
 _RENEW_EVERY = 0.4
 _STANDBY = 0.2
+# Time enough for another process to take a lane that was given away.
+_MAKE_WAY = 3.0
 
 
 class Relay:
@@ -44,7 +46,7 @@ class Relay:
         state: RelayState,
         holder: str,
         open_session: Callable[[], LaneSession],
-        open_publisher: Callable[[str, int], Outlet],
+        open_publisher: Callable[[str], Outlet],
         direct: Direct | None = None,
         interval: float | None = None,
         is_paused: Callable[[str, bytes], bool] = lambda _topic, _key: False,
@@ -67,6 +69,7 @@ class Relay:
         self._fairness = Fairness(state)
         self._rest = Rest(interval)
         self._away = False
+        self._steps_down = False
         self._written_at = 0.0
 
     @property
@@ -76,6 +79,10 @@ class Relay:
 
     def run_once(self) -> RelayTurn:
         """One turn; raises `Transient` while PostgreSQL or Kafka is away and `Fatal` when the lane was taken over."""
+        if self._steps_down:
+            self._steps_down = False
+            self.close()
+            return RelayTurn(leading=False, pause=_MAKE_WAY)
         try:
             session, outlet = self._opened()
             if not self.state.leading and not self._take(session):
@@ -107,6 +114,10 @@ class Relay:
         pause = 0.0 if more else self._rest.after(session, outlet, worked=read + done, in_flight=in_flight)
         return RelayTurn(leading=True, read=read, acknowledged=done, pause=pause)
 
+    def step_down(self) -> None:
+        """Give the lane to a standby, after what is in flight; safe to call from another thread."""
+        self._steps_down = True
+
     def close(self) -> None:
         """Stop reading, wait for what is in flight, store the cursor, give the lane up: 0 repeats after this."""
         try:
@@ -122,7 +133,7 @@ class Relay:
         if self._session is None:
             self._session = self._open_session()
         if self._publisher is None:
-            self._publisher = self._open_publisher(*self._session.identity())
+            self._publisher = self._open_publisher(self._session.identity().store_id)
         return self._session, self._publisher
 
     def _take(self, session: LaneSession) -> bool:
@@ -273,9 +284,9 @@ class Relay:
             if not turn.full:
                 outlet.hurry()
             track.add(Batch(ticket, published, direct, turn.cursor, len(turn.rows), not direct))
-        elif track.quiet or self._fairness.waits:
-            track.ready = (turn.cursor, 0)
         track.turn = None
+        if not turn.rows and track.quiet:
+            track.ready = (turn.cursor, 0)
 
     def _has_room(self, track: Track, most: int | None = None) -> bool:
         if self._caution.active:
