@@ -97,9 +97,13 @@ class Arena:
         """The other one of the two."""
         return next(each for each in self.relays if each is not relay)
 
+    def open_events(self) -> int:
+        """How many events are neither processed nor held, as the store tells."""
+        return int(self._ask(_OPEN)[0][0])
+
     def drain(self, seconds: float = 120.0) -> None:
         """Wait until nothing is left that the relay could publish."""
-        wait_until(lambda: self._ask(_OPEN)[0][0] <= 0, seconds, "the outbox is drained")
+        wait_until(lambda: self.open_events() <= 0, seconds, "the outbox is drained")
 
     def judge(self, ledger: Writers | set[str]) -> Verdict:
         """What the log says."""

@@ -112,17 +112,22 @@ def flush_is_success() -> None:
 
 
 def held_key_passed() -> None:
-    """Nobody remembers that an earlier event of the key is held."""
-    sift = Holding.sift
+    """A held event is remembered, its key is not."""
+    hold, sift = Holding.hold, Holding.sift
+    held_ids: set[int] = set()
 
-    def planted(self: Holding, *args: Any, **more: Any) -> Any:
+    def planted_hold(self: Holding, session: Any, rows: Any, *args: Any, **more: Any) -> None:
+        held_ids.update(row[0] for row in rows)
+        hold(self, session, rows, *args, **more)
+
+    def planted_sift(self: Holding, session: Any, outlet: Any, rows: Any, **more: Any) -> Any:
         held, self._state.held_keys = self._state.held_keys, set()
         try:
-            return sift(self, *args, **more)
+            return sift(self, session, outlet, [row for row in rows if row[0] not in held_ids], **more)
         finally:
             self._state.held_keys |= held
 
-    Holding.sift = planted
+    Holding.hold, Holding.sift = planted_hold, planted_sift
 
 
 def no_gapless() -> None:

@@ -23,12 +23,12 @@ class RelayProcess:
     def __init__(self, log_file: Path, settings: Mapping[str, str], planted: str = "") -> None:
         self.log_file = log_file
         self.stopped = False
-        self._settings, self._planted = dict(settings), planted
+        self._settings, self.planted = dict(settings), planted
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it; returns at once."""
-        program = ["tests.helpers.planted", self._planted] if self._planted else ["kylo_outbox"]
+        program = ["tests.helpers.planted", self.planted] if self.planted else ["kylo_outbox"]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *program, "relay", "--wait"],
