@@ -80,7 +80,7 @@ update kylo.lanes set snapshot = pg_current_snapshot(), epoch = epoch + 1, holde
 """
 _WAITING = """
 select (select count(*) from kylo.lanes l
-          join kylo.outbox_log o on o.slot >= l.slot_from and o.slot < l.slot_to and o.slot <> all (l.except_slots) and o.slot <> all (l.except_slots)
+          join kylo.outbox_log o on o.slot >= l.slot_from and o.slot < l.slot_to and o.slot <> all (l.except_slots)
            and (o.id > l.high_water or not pg_visible_in_snapshot(o.xid, l.snapshot)))
      + (select count(*) from kylo.outbox_held) + (select count(*) from kylo.outbox_delayed)
 """
