@@ -49,6 +49,11 @@ class Subscription:
             list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
 
+    @property
+    def assigned(self) -> frozenset[tuple[str, int]]:
+        """(topic, partition) of what is ours now."""
+        return frozenset(self._assigned)
+
     def take(self, limit: int, seconds: float) -> list[Delivery]:
         """Up to `limit` records, waiting up to `seconds` for the first; while paused only membership is served.
 

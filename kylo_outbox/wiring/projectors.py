@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.flows.post_sheet import AnnounceUnposted, PostSheet
-from kylo_outbox.flows.project import Project, Projection
+from kylo_outbox.flows.project import Aside, Deaths, Project, Projection
 from kylo_outbox.flows.triage import Triage
 from kylo_outbox.kafka.consumer import Subscription
 from kylo_outbox.kafka.contact import BrokerContact
@@ -18,7 +18,7 @@ from kylo_outbox.model.errors import Misconfigured
 from kylo_outbox.model.projector import Projector
 from kylo_outbox.runtime.schedule import Schedule
 from kylo_outbox.sheets.gateway import GoogleSheets
-from kylo_outbox.store import intake
+from kylo_outbox.store import intake, notices
 from kylo_outbox.telemetry import metrics
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema, require_topics
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kylo_outbox.model.delivery import Delivery
+    from kylo_outbox.model.topics import OnPoison
     from kylo_outbox.runtime.loop import Worker
     from kylo_outbox.runtime.stop import Stop
     from kylo_outbox.settings import Settings
@@ -51,17 +52,46 @@ def named(parts: Parts, name: str) -> Projector:
 
 def projection(parts: Parts, projector: Projector) -> Projection:
     """What applies deliveries to `projector`, each in the database where its effect lives."""
+    of_company = projector.store == "company"
+    skipped = {topic.name for topic in _declared(parts.settings) if topic.on_poison == "skip"}
 
     def database_of(delivery: Delivery) -> Database:
-        company_store = projector.store == "company"
-        return parts.directory.database_of(delivery.event.key) if company_store else parts.control
+        return parts.directory.database_of(delivery.event.key) if of_company else parts.control
 
-    return Projection(projector, database_of, declared.dead_letter_name)
+    def databases() -> list[Database]:
+        if not of_company:
+            return [parts.control]
+        return [store.database for store in parts.directory.stores() if not store.problem]
+
+    def on_poison(topic: str) -> OnPoison:
+        # Whoever says skip, the projector or the topic, means that nobody needs to wait.
+        return "skip" if topic in skipped else projector.on_poison
+
+    def notice(kind: str, subject: str, text: str | None) -> bool:
+        with parts.control.transaction() as tx:
+            if text is None:
+                notices.end(tx, projector.name, kind, subject)
+                return False
+            return notices.tell(tx, projector.name, kind, subject, text)
+
+    return Projection(
+        projector,
+        database_of,
+        declared.dead_letter_name,
+        on_poison=on_poison,
+        databases=databases,
+        aside=Aside(parts.control, projector.name) if of_company else None,
+        notices=notice,
+    )
+
+
+def _declared(settings: Settings) -> tuple[declared.Topic, ...]:
+    return declared.declared(settings.topic_txns, settings.topic_promote)
 
 
 def kylo_topics(settings: Settings) -> tuple[str, ...]:
     """Topics whose keys are companies: the ones that the direct path may serve."""
-    return tuple(topic.name for topic in declared.declared(settings.topic_txns, settings.topic_promote))
+    return tuple(topic.name for topic in _declared(settings))
 
 
 def groups(settings: Settings) -> dict[str, tuple[str, ...]]:
@@ -105,7 +135,9 @@ class ProjectorProcess:
         source = Subscription(
             kafka_address(self._parts.settings), projector.group or projector.name, list(projector.topics)
         )
-        worker = self._workers[projector.name] = Project(projection(self._parts, projector), source)
+        deaths = Deaths(self._parts.control, projector.name)
+        worker = Project(projection(self._parts, projector), source, deaths=deaths)
+        self._workers[projector.name] = worker
         return worker
 
     def _state(self) -> dict[str, Any]:
