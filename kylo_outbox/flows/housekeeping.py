@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from kylo_outbox.model.errors import Transient
-from kylo_outbox.store import upkeep
+from kylo_outbox.store import dead_letters, upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from kylo_outbox.store.engine import Database
 
 log = logging.getLogger(__name__)
+_SETTLED = 30 * 86_400.0
+"""Seconds that a settled dead letter is kept; open ones stay."""
 
 
 class Housekeeping:
@@ -31,6 +33,7 @@ class Housekeeping:
                 with store.transaction() as tx:
                     dropped = upkeep.drop_published(tx, self._retention)
                     upkeep.trim(tx, self._retention)
+                    dead_letters.forget_settled(tx, _SETTLED)
             except Transient as away:
                 log.warning("housekeeping leaves out %s: %s", store.name, away)
                 continue

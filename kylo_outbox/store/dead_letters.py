@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from kylo_outbox.model.events import Event
     from kylo_outbox.model.topics import OnPoison
 
-BURY = f"""
-insert into kylo.dead_letters (stage, {COLUMNS}, reason, error_class, detail, attempts, policy)
-values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s, %s, %s, %s, %s, %s, %s)
+BURY = """
+insert into kylo.dead_letters (stage, topic, key, store_id, generation, outbox_id, event_id, type, payload, headers,
+                               partition_number, partition_offset, reason, error_class, detail, attempts)
+values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s, %s, %s, %s, %s)
 on conflict do nothing
 returning id
-"""  # noqa: S608 - the only thing put in is a constant
+"""
+ADD_POLICY = "update kylo.dead_letters set policy = %s, created_at = %s where id = %s"
 OPEN = f"select id, {COLUMNS} from kylo.dead_letters where id = %s and settled_at is null for update"  # noqa: S608
+LOOK = f"select id, {COLUMNS} from kylo.dead_letters where id = %s and outcome is distinct from 'applied'"  # noqa: S608
 TO_RETRY = """
 select id from kylo.dead_letters where stage = %s and retry_at is not null order by retry_at limit 100
 """
@@ -43,6 +46,7 @@ update kylo.dead_letters
    set attempts = attempts + 1, releases = releases + 1, reason = %s, error_class = %s, detail = %s, retry_at = null
  where id = %s
 """
+FORGET_SETTLED = "delete from kylo.dead_letters where settled_at < now() - make_interval(secs => %s)"
 _EXCERPT = 100_000
 
 
@@ -65,9 +69,12 @@ def bury(
     """
     reason, detail = reason_of(error)
     kind = type(error).__name__
-    row = tx.execute(BURY, (stage, *row_of(delivery), reason, kind, detail, attempts, policy)).fetchone()
+    store_id, topic, key, *coordinates, at, partition, offset = row_of(delivery)
+    told = (partition, offset, reason, kind, detail, attempts)
+    row = tx.execute(BURY, (stage, topic, key, store_id, *coordinates, *told)).fetchone()
     if row is None:
         return None
+    tx.execute(ADD_POLICY, (policy, at, row[0]))
     record = _record(stage, delivery, reason, kind, attempts, dead_letter_topic)
     try:
         with tx.transaction():
@@ -84,6 +91,12 @@ def bury(
 def open_letter(tx: psycopg.Connection[Any], letter_id: int | None) -> Delivery | None:
     """The event of a dead letter that nobody has settled, locked; None if there is none."""
     row = tx.execute(OPEN, (letter_id,)).fetchone()
+    return None if row is None else delivery_of(row[1:])
+
+
+def looked_at(tx: psycopg.Connection[Any], letter_id: int) -> Delivery | None:
+    """The event of a dead letter that is not applied, not locked; None if there is none."""
+    row = tx.execute(LOOK, (letter_id,)).fetchone()
     return None if row is None else delivery_of(row[1:])
 
 
@@ -108,6 +121,11 @@ def failed_again(tx: psycopg.Connection[Any], letter_id: int, error: Exception) 
     reason, detail = reason_of(error)
     tx.execute(FAILED_AGAIN, (reason, type(error).__name__, detail, letter_id))
     return reason
+
+
+def forget_settled(tx: psycopg.Connection[Any], seconds: float) -> int:
+    """Delete dead letters that were settled longer ago; how many. What was done about them stays in the audit."""
+    return tx.execute(FORGET_SETTLED, (seconds,)).rowcount
 
 
 def reason_of(error: Exception) -> tuple[str, str]:

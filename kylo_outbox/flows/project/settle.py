@@ -173,13 +173,13 @@ class Projection:
             with self.transaction(database) as tx:
                 taken = take(tx)
                 if taken:
-                    self.projector.apply(tx, self._events(taken))
+                    self.projector.apply(tx, self.events(taken))
                 done(tx)
             return len(taken)
         with database.transaction() as tx:
             taken = take(tx)
         if taken:
-            self.projector.perform(self._events(taken))
+            self.projector.perform(self.events(taken))
         with database.transaction() as tx:
             same = [delivery.position for delivery in take(tx)] == [delivery.position for delivery in taken]
             if same:
@@ -215,7 +215,7 @@ class Projection:
         with self.transaction(database) as tx:
             split = positions.split(tx, name, part)
             if split.fresh:
-                self.projector.apply(tx, self._events(split.fresh))
+                self.projector.apply(tx, self.events(split.fresh))
             keyholds.queue(tx, name, "dead", split.held)
             positions.move(tx, name, split.taken, split.seen)
         self._observe_delay(split.fresh)
@@ -225,7 +225,7 @@ class Projection:
         with database.transaction() as tx:
             split = positions.split(tx, projector.name, part)
         if split.fresh:
-            projector.perform(self._events(split.fresh))
+            projector.perform(self.events(split.fresh))
         performed = {id(delivery) for delivery in split.fresh}
         with database.transaction() as tx:
             # Split again: whoever performed the same meanwhile has moved the position already. What was performed
@@ -288,7 +288,8 @@ class Projection:
         self._aside.put(part, str(away))
         self._count("held", len(part))
 
-    def _events(self, deliveries: Sequence[Delivery]) -> list[Event]:
+    def events(self, deliveries: Sequence[Delivery]) -> list[Event]:
+        """What the projector gets to see: older versions lifted."""
         upcasters = self.projector.upcasters
         if not upcasters:
             return [delivery.event for delivery in deliveries]
