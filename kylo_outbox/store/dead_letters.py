@@ -80,9 +80,10 @@ def bury(
         with tx.transaction():
             emit(tx, **record)
     except Refused:
-        # Larger than the topic takes: the row has it whole, the record its beginning.
-        record["payload"] = delivery.event.raw[:_EXCERPT]
+        # Larger than the topic takes, or odd in a way that only PostgreSQL sees: the row has it all, the record tells
+        # why and shows the beginning.
         headers = {name: value for name, value in record["headers"].items() if name.startswith("dlq-")}
+        record |= {"key": f"@{delivery.partition}", "type": "unknown", "payload": delivery.event.raw[:_EXCERPT]}
         record["headers"] = {**headers, "dlq-shortened": str(len(delivery.event.raw))}
         emit(tx, **record)
     return int(row[0])

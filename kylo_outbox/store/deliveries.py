@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
-from kylo_outbox.model.delivery import Delivery, clean
-from kylo_outbox.model.events import Event
+from kylo_outbox.model.delivery import Delivery, clean, from_outbox
+from kylo_outbox.model.events import Event, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from kylo_outbox.store.outbox import Row as OutboxRow
 
 COLUMNS: Final = (
     "store_id, topic, key, generation, outbox_id, event_id, type, payload, headers, created_at, "
@@ -56,3 +60,16 @@ def delivery_of(row: Sequence[Any]) -> Delivery:
     if store_id:
         return Delivery(event, (store_id, topic, key), (generation, outbox_id), partition, offset)
     return Delivery(event, ("", topic, f"@{partition}"), (0, offset), partition, offset)
+
+
+def stored_delivery(row: OutboxRow, store: tuple[str, int]) -> Delivery:
+    """A row of the outbox of `store` (id, generation) as the log would bring it."""
+    number, topic, key, kind, payload, headers, event_id, emitted = row
+    return from_outbox(
+        origin=Origin(*store, number, UUID(event_id), kind),
+        topic=topic,
+        key=key,
+        payload=payload,
+        headers=json.loads(headers) if headers else {},
+        at=datetime.fromtimestamp(emitted, UTC),
+    )

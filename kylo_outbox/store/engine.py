@@ -164,7 +164,8 @@ def as_ours(name: str) -> Iterator[None]:
 
 
 def _raise_if_transient(error: psycopg.Error, name: str) -> None:
-    if isinstance(error, pg.IdleInTransactionSessionTimeout):
+    # What is met last is the lost connection; what came before it tells why.
+    if any(isinstance(each, pg.IdleInTransactionSessionTimeout) for each in (error, error.__context__)):
         raise Transient(
             f"{name}: the transaction was idle for too long and was ended; a projector that computes for long "
             "between two statements sets `session_timeout`"

@@ -32,6 +32,11 @@ READ = """
 select projector, kind, subject, detail, figures, since, seen_at, accepted_at from kylo.notices
  order by since, projector, kind, subject
 """
+FIRST_READ = "insert into kylo.read_topics (projector, topic, partitions) values (%s, %s, %s) on conflict do nothing"
+READ_TOPICS = "select topic, partitions from kylo.read_topics where projector = %s"
+MORE_PARTITIONS = """
+update kylo.read_topics set partitions = greatest(partitions, %s) where projector = %s and topic = %s
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +79,15 @@ def accept(tx: psycopg.Connection[Any], projector: str, kind: str | None = None)
 def read(tx: psycopg.Connection[Any]) -> list[Notice]:
     """Everything that is there to know."""
     return [Notice(*row) for row in tx.execute(READ)]
+
+
+def first_partitions(tx: psycopg.Connection[Any], projector: str, now: Mapping[str, int]) -> dict[str, int]:
+    """How many partitions each topic had when the projector first read it; a topic it never read is remembered."""
+    for topic, number in sorted(now.items()):
+        tx.execute(FIRST_READ, (projector, topic, number))
+    return dict(tx.execute(READ_TOPICS, (projector,)).fetchall())
+
+
+def set_partitions(tx: psycopg.Connection[Any], projector: str, topic: str, number: int) -> None:
+    """The topic has more by now, and that has been dealt with."""
+    tx.execute(MORE_PARTITIONS, (number, projector, topic))

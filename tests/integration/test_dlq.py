@@ -191,7 +191,7 @@ def test_a_preview_tells_and_changes_nothing(control_db, projection):
     found = preview(projection, control_db, 1, letter.holds, 10)
     assert [(delivery.event.outbox_id, why) for delivery, why in found.events] == [(n, None) for n in range(1, 5)]
     assert list(found.changes.values()) == [{"inserted": 4, "updated": 0, "deleted": 0}]
-    assert list(found.changes)[0].endswith(".applied")
+    assert next(iter(found.changes)).endswith(".applied")
     assert applied(control_db) == [8]
     assert letters(control_db, 1) == [letter]
 

@@ -7,8 +7,9 @@ May not live here: SQL, clients, operators' verbs.
 
 from kylo_outbox.flows.project.aside import Aside
 from kylo_outbox.flows.project.deaths import Deaths
+from kylo_outbox.flows.project.gaps import Gaps
 from kylo_outbox.flows.project.preview import Preview, preview
 from kylo_outbox.flows.project.settle import Projection
 from kylo_outbox.flows.project.worker import Project, ProjectTurn, Source
 
-__all__ = ["Aside", "Deaths", "Preview", "Project", "ProjectTurn", "Projection", "Source", "preview"]
+__all__ = ["Aside", "Deaths", "Gaps", "Preview", "Project", "ProjectTurn", "Projection", "Source", "preview"]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from kylo_outbox.flows.project.deaths import Deaths
+    from kylo_outbox.flows.project.gaps import Gaps
     from kylo_outbox.flows.project.settle import Projection
     from kylo_outbox.model.delivery import Delivery
 
@@ -24,6 +25,7 @@ class Source(Protocol):
 
     @property
     def assigned(self) -> Collection[tuple[str, int]]: ...  # noqa: D102
+    def lost(self) -> Sequence[tuple[str, int, int, int]]: ...  # noqa: D102
     def take(self, limit: int, seconds: float) -> list[Delivery]: ...  # noqa: D102
     def commit(self, deliveries: Sequence[Delivery]) -> None: ...  # noqa: D102
     def pause(self) -> None: ...  # noqa: D102
@@ -48,6 +50,7 @@ class Project:
         batch: At most so many records at once; the projector's own figure without it.
         patience: Seconds to wait for the first record.
         deaths: Finds records that kill the process; without it nobody looks.
+        gaps: Fills in what left the log unread; without it nobody looks.
     """
 
     def __init__(
@@ -58,10 +61,11 @@ class Project:
         batch: int | None = None,
         patience: float = 0.2,
         deaths: Deaths | None = None,
+        gaps: Gaps | None = None,
     ) -> None:
         self._projection, self._source = projection, source
         self._batch, self._patience = batch or projection.projector.batch, patience
-        self._deaths = deaths
+        self._deaths, self._gaps = deaths, gaps
         self._in_hand: list[Delivery] = []
         self.settled = 0
 
@@ -78,6 +82,8 @@ class Project:
         if not self._in_hand:
             return ProjectTurn(0)
         try:
+            if self._gaps:
+                self._gaps.close_before(self._source, self._projection.handle)
             settled = self._settle()
         except Transient as not_now:
             # An open circuit needs to see what else arrives before it can tell that it was a few records after all.

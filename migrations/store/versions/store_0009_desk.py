@@ -87,6 +87,16 @@ create table kylo.notices (
 comment on table kylo.notices is
     'What a projector wants people to know: its circuit is open, records were lost to retention, partitions changed.';
 
+create table kylo.read_topics (
+    projector text not null,
+    topic text not null,
+    partitions integer not null,
+    since timestamptz not null default now(),
+    primary key (projector, topic)
+);
+comment on table kylo.read_topics is
+    'How many partitions a topic had when a projector first read it: more of them mean that keys have moved.';
+
 create table if not exists kylo.audit (
     id bigint generated always as identity primary key,
     at timestamptz not null default clock_timestamp(),
@@ -102,7 +112,7 @@ create table if not exists kylo.audit (
 """
 
 DOWN = """
-drop table kylo.audit, kylo.notices, kylo.in_hand;
+drop table kylo.audit, kylo.read_topics, kylo.notices, kylo.in_hand;
 drop index kylo.dead_letters_retry;
 alter table kylo.dead_letters drop column created_at, drop column policy, drop column outcome, drop column retry_at,
     drop column releases, drop column original;
