@@ -12,7 +12,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kylo_outbox import __version__
-from kylo_outbox.cli import company, context, dlq_acts, ingest, lag, migrate, outbox, run, sheets, stack, store, topics
+from kylo_outbox.cli import (
+    company,
+    context,
+    dlq_acts,
+    ingest,
+    lag,
+    migrate,
+    outbox,
+    republish,
+    run,
+    sheets,
+    stack,
+    store,
+    topics,
+)
 from kylo_outbox.cli.errors import Told
 
 if TYPE_CHECKING:
@@ -43,6 +57,7 @@ _REGISTER: tuple[Callable[[typer.Typer], None], ...] = (
     ingest.register,
     outbox.register,
     dlq_acts.register,
+    republish.register,
     lag.register,
     store.register,
 )
