@@ -20,6 +20,7 @@ from kylo_outbox.cli import (
     lag,
     migrate,
     outbox,
+    rebuild,
     republish,
     run,
     sheets,
@@ -58,6 +59,7 @@ _REGISTER: tuple[Callable[[typer.Typer], None], ...] = (
     outbox.register,
     dlq_acts.register,
     republish.register,
+    rebuild.register,
     lag.register,
     store.register,
 )

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import sqlalchemy as sa
@@ -27,7 +29,7 @@ from kylo_outbox.model.events import Event
 from kylo_outbox.model.payloads import faults_of_event, to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
@@ -45,11 +47,22 @@ _SA_EMIT_MANY = sa.text(
     "select kylo.emit_many(cast(:topic as text[]), cast(:key as text[]), cast(:type as text[]), "
     "cast(:payload as bytea[]), cast(:headers as jsonb[]), cast(:id as uuid[]))"
 )
+_MUTED: ContextVar[bool] = ContextVar("muted", default=False)
 _COLUMNS = ("topic", "key", "type", "payload", "headers", "id")
 _NO_BLOCK = (
     "tx: an autocommit connection outside a transaction block would publish without your rows; "
     "open a block (`with connection.transaction():`) or turn autocommit off"
 )
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Within the block `emit` and `emit_many` check their events and save nothing: for applying history once more."""
+    token = _MUTED.set(True)
+    try:
+        yield
+    finally:
+        _MUTED.reset(token)
 
 
 def emit(
@@ -82,6 +95,8 @@ def emit(
     """
     event = Event(topic=topic, key=key, type=type, payload=payload, headers=headers, event_id=_uuid(event_id))
     row = _row(event)
+    if _MUTED.get():
+        return event.saved(event.event_id or uuid4(), row[3])
     return event.saved(_run(tx, EMIT, _SA_EMIT, row), row[3])
 
 
@@ -95,6 +110,8 @@ def emit_many(tx: Transaction, events: Iterable[Event]) -> list[Event]:
     if not given:
         return []
     rows = [_row(event, f"events[{number}].") for number, event in enumerate(given)]
+    if _MUTED.get():
+        return [event.saved(event.event_id or uuid4(), row[3]) for event, row in zip(given, rows, strict=True)]
     ids = _run(tx, EMIT_MANY, _SA_EMIT_MANY, tuple(list(column) for column in zip(*rows, strict=True)))
     return [event.saved(event_id, row[3]) for event, event_id, row in zip(given, ids, rows, strict=True)]
 

@@ -336,3 +336,25 @@ def test_a_dead_letter_that_cannot_be_emitted_is_no_dead_letter(control_db, proj
     with pytest.raises(ZeroDivisionError):
         projection.handle([delivery(1, payload=BAD)])
     assert ask(control_db, "select count(*) from kylo.dead_letters") == [(0,)]
+
+
+def test_a_stopped_owner_blocks_its_successor_for_the_session_time_only(control_db, projection, applied):
+    """Stopped inside its transaction it holds the key's lock until PostgreSQL ends it; awake, it changes nothing."""
+    gate = Gate("t")
+    gate.session_timeout = 1.0
+    failed = []
+
+    def stopped():
+        try:
+            make(control_db, gate).handle([delivery(1), delivery(2)])
+        except Transient as ended:
+            failed.append(ended)
+
+    owner = threading.Thread(target=stopped)
+    owner.start()
+    assert gate.inside.wait(60)
+    projection.handle([delivery(1), delivery(2), delivery(3)])
+    gate.go_on.set()
+    owner.join(60)
+    assert len(failed) == 1
+    assert applied() == [("k", 1), ("k", 2), ("k", 3)]
