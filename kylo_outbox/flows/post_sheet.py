@@ -45,6 +45,8 @@ class PostSheet(EffectProjector):
     """Projector `sheets`. With `gateway=None` (shadow mode) it calls nobody and writes no `sheet_posts` row."""
 
     name: ClassVar[str] = "sheets"
+    # An event says that a tab is behind, not what to write: the next one of the company makes good for this one.
+    on_poison = "skip"
 
     def __init__(
         self,

@@ -42,6 +42,12 @@ class Overloaded(Transient):
         self.retry_after = retry_after
 
 
+class CircuitOpen(Transient):
+    """Most of what arrives fails: nothing is set aside until that has another cause than the records themselves."""
+
+    retry_after = 5.0
+
+
 class Poison(KyloError):  # noqa: N818
     """This record can never be applied as it is; `reason` is stored beside its bytes."""
 

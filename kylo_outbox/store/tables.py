@@ -191,12 +191,23 @@ dead_letters = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     _at("at"),
     _at("settled_at", default=False, nullable=True),
+    _at("created_at", default=False, nullable=True),
+    sa.Column("policy", sa.Text, nullable=False, server_default="skip"),
+    sa.Column("outcome", sa.Text),
+    _at("retry_at", default=False, nullable=True),
+    sa.Column(
+        "releases", sa.Integer, nullable=False, server_default="0", comment="How often it was tried again in vain."
+    ),
+    sa.Column(
+        "original", sa.LargeBinary, comment="The payload as it came, where an operator put another in its place."
+    ),
     sa.UniqueConstraint(
         *("stage", "topic", "store_id", "generation", "outbox_id", "partition_number", "partition_offset"),
         name="dead_letters_stage_topic_store_id_generation_outbox_id_part_key",
         postgresql_nulls_not_distinct=True,
     ),
     sa.Index("dead_letters_open", "at", postgresql_where=sa.text("settled_at is null")),
+    sa.Index("dead_letters_retry", "stage", postgresql_where=sa.text("retry_at is not null")),
     schema="kylo",
     comment="Records that no attempt can apply, with their bytes, coordinates and reason.",
 )

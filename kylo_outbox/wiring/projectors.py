@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.flows.post_sheet import AnnounceUnposted, PostSheet
-from kylo_outbox.flows.project import Project, Projection
+from kylo_outbox.flows.project import Aside, Deaths, Gaps, Project, Projection
 from kylo_outbox.flows.triage import Triage
 from kylo_outbox.kafka.consumer import Subscription
 from kylo_outbox.kafka.contact import BrokerContact
@@ -18,14 +18,18 @@ from kylo_outbox.model.errors import Misconfigured
 from kylo_outbox.model.projector import Projector
 from kylo_outbox.runtime.schedule import Schedule
 from kylo_outbox.sheets.gateway import GoogleSheets
-from kylo_outbox.store import intake
+from kylo_outbox.store import intake, notices
+from kylo_outbox.store.deliveries import stored_delivery
+from kylo_outbox.store.identity import require_own
+from kylo_outbox.store.outbox import stored_rows
 from kylo_outbox.telemetry import metrics
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema, require_topics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from kylo_outbox.model.delivery import Delivery
+    from kylo_outbox.model.topics import OnPoison
     from kylo_outbox.runtime.loop import Worker
     from kylo_outbox.runtime.stop import Stop
     from kylo_outbox.settings import Settings
@@ -51,17 +55,58 @@ def named(parts: Parts, name: str) -> Projector:
 
 def projection(parts: Parts, projector: Projector) -> Projection:
     """What applies deliveries to `projector`, each in the database where its effect lives."""
+    of_company = projector.store == "company"
+    skipped = {topic.name for topic in _declared(parts.settings) if topic.on_poison == "skip"}
 
     def database_of(delivery: Delivery) -> Database:
-        company_store = projector.store == "company"
-        return parts.directory.database_of(delivery.event.key) if company_store else parts.control
+        return parts.directory.database_of(delivery.event.key) if of_company else parts.control
 
-    return Projection(projector, database_of, declared.dead_letter_name)
+    def databases() -> list[Database]:
+        if not of_company:
+            return [parts.control]
+        return [store.database for store in parts.directory.stores() if not store.problem]
+
+    def on_poison(topic: str) -> OnPoison:
+        # Whoever says skip, the projector or the topic, means that nobody needs to wait.
+        return "skip" if topic in skipped else projector.on_poison
+
+    return Projection(
+        projector,
+        database_of,
+        declared.dead_letter_name,
+        on_poison=on_poison,
+        databases=databases,
+        aside=Aside(parts.control, projector.name) if of_company else None,
+        notices=partial(_notice, parts, projector.name),
+    )
+
+
+def _notice(parts: Parts, projector: str, kind: str, subject: str, text: str | None) -> bool:
+    with parts.control.transaction() as tx:
+        if text is None:
+            notices.end(tx, projector, kind, subject)
+            return False
+        return notices.tell(tx, projector, kind, subject, text)
+
+
+def stored_events(parts: Parts, topic: str) -> Iterator[list[Delivery]]:
+    """What the outboxes of all stores that can be reached still have of a topic, store by store in order."""
+    for store in parts.directory.stores():
+        if store.problem:
+            continue
+        with store.database.begin() as connection:
+            own = require_own(connection)
+        for rows in stored_rows(store.database, [topic]):
+            yield [stored_delivery(row, own.store_id) for row in rows]
+
+
+def _declared(settings: Settings) -> tuple[declared.Topic, ...]:
+    return declared.declared(settings.topic_txns, settings.topic_promote)
 
 
 def kylo_topics(settings: Settings) -> tuple[str, ...]:
     """Topics whose keys are companies: the ones that the direct path may serve."""
-    return tuple(topic.name for topic in declared.declared(settings.topic_txns, settings.topic_promote))
+    return tuple(topic.name for topic in _declared(settings))
 
 
 def groups(settings: Settings) -> dict[str, tuple[str, ...]]:
@@ -80,6 +125,7 @@ class ProjectorProcess:
         self._projectors = [named(parts, name) for name in names]
         self._contact = BrokerContact(kafka_address(parts.settings))
         self._workers: dict[str, Project] = {}
+        self._gaps: dict[str, Gaps] = {}
 
     def check(self) -> None:
         """Refuse to start without schema, broker and topics."""
@@ -105,11 +151,29 @@ class ProjectorProcess:
         source = Subscription(
             kafka_address(self._parts.settings), projector.group or projector.name, list(projector.topics)
         )
-        worker = self._workers[projector.name] = Project(projection(self._parts, projector), source)
+        deaths = Deaths(self._parts.control, projector.name)
+        gaps = self._gaps[projector.name] = self._watch(projector)
+        worker = Project(projection(self._parts, projector), source, deaths=deaths, gaps=gaps)
+        self._workers[projector.name] = worker
         return worker
 
+    def _watch(self, projector: Projector) -> Gaps:
+        control, name = self._parts.control, projector.name
+        with control.transaction() as tx:
+            before = notices.first_partitions(tx, name, self._contact.partitions(projector.topics))
+
+        def learn(topic: str, partitions: int) -> None:
+            with control.transaction() as tx:
+                notices.set_partitions(tx, name, topic, partitions)
+
+        tell = partial(_notice, self._parts, name)
+        return Gaps(name, before, partial(stored_events, self._parts), tell, learn)
+
     def _state(self) -> dict[str, Any]:
-        return {"settled": {name: worker.settled for name, worker in self._workers.items()}}
+        return {
+            "settled": {name: worker.settled for name, worker in self._workers.items()},
+            "gaps": [text for gaps in self._gaps.values() for text in gaps.noticed],
+        }
 
 
 def announce_unposted(parts: Parts) -> AnnounceUnposted:
