@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from kylo_outbox.model.bodies import BrokenBody, UnknownFormat
-from kylo_outbox.model.errors import Conflict, KyloError, NotReady, Refused, Transient
+from kylo_outbox.model.errors import Conflict, KyloError, NotFound, NotReady, Refused, Transient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,6 +75,8 @@ def of_error(error: KyloError) -> Response:
             answer = problem(415, str(error))
         case Conflict():
             answer = problem(409, "It contradicts what is stored; nothing was stored.", errors=error.faults)
+        case NotFound():
+            answer = problem(404, "There is no such thing here.", errors=error.faults)
         case Refused():
             answer = problem(422, "It is not acceptable; nothing was stored.", errors=error.faults)
         case Transient() | NotReady():
