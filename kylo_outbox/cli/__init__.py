@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kylo_outbox import __version__
-from kylo_outbox.cli import company, context, ingest, lag, migrate, outbox, run, sheets, stack, store, topics
+from kylo_outbox.cli import company, context, ingest, lag, migrate, outbox, rules, run, sheets, stack, store, topics
 from kylo_outbox.cli.errors import Told
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ _REGISTER: tuple[Callable[[typer.Typer], None], ...] = (
     migrate.register,
     topics.register,
     company.register,
+    rules.register,
     run.register,
     sheets.register,
     ingest.register,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,6 +11,7 @@ from kylo_outbox.cli.output import AsJson, DryRun, Yes, confirmed, print_json, p
 from kylo_outbox.flows.companies import Companies
 from kylo_outbox.model.companies import Company, new_company
 from kylo_outbox.store.dsn import shown
+from kylo_outbox.web.shapes import company_shape
 
 _group = typer.Typer(help="Companies: where each one lives and which workbook shows it.", no_args_is_help=True)
 
@@ -59,7 +60,7 @@ def list_companies(*, as_json: AsJson = False) -> None:
     with opened() as context:
         companies = _flow(context).all()
     if as_json:
-        print_json([_shape(company) for company in companies])
+        print_json([company_shape(company) for company in companies])
     else:
         print_table(
             ("company", "database", "schema", "spreadsheet", "paused"),
@@ -162,20 +163,8 @@ def _home(flow: Companies, company_id: str) -> str:
     return shown(flow.get(company_id).dsn_ref)
 
 
-def _shape(company: Company) -> dict[str, Any]:
-    return {
-        "company_id": company.company_id,
-        "db_dsn_rw": shown(company.dsn_ref),
-        "db_schema": company.schema,
-        "spreadsheet_id": company.spreadsheet_id,
-        "tab_pending": company.tab_pending,
-        "tab_active": company.tab_active,
-        "paused": company.paused,
-    }
-
-
 def _print(company: Company, *, as_json: bool) -> None:
     if as_json:
-        print_json(_shape(company))
+        print_json(company_shape(company))
     else:
-        print_table(("field", "value"), list(_shape(company).items()))
+        print_table(("field", "value"), list(company_shape(company).items()))

@@ -57,6 +57,11 @@ class Directory:
             self._refresh(_AT_MOST)
         return self._companies.get(company_id)
 
+    def companies(self) -> list[Company]:
+        """Every company as of at most `REFRESH` seconds ago, by id."""
+        self._refresh(REFRESH)
+        return list(self._companies.values())
+
     def is_known(self, company_id: str) -> bool:
         """Whether the company is configured."""
         return self.company(company_id) is not None

@@ -25,6 +25,17 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER = "2"
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {MEDIA_TYPE: {}}}
+    for status, text in {
+        400: "The body cannot be read",
+        404: "There is no such company",
+        409: "It contradicts what is stored",
+        422: "Every fault with its path",
+        503: "A database is away, or the company is being moved; Retry-After",
+    }.items()
+}
+"""What routes without refusals of their own may answer, for the description of the API."""
 
 
 class Denied(KyloError):  # noqa: N818 - the HTTP answer to it, 401 or 403, says which

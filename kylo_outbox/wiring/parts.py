@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tenacity import Retrying, retry_if_exception_type, wait_exponential
 
+from kylo_outbox.flows.rules import Rules
 from kylo_outbox.kafka.client import KafkaAddress
 from kylo_outbox.model.errors import Misconfigured, NotReady, Transient
 from kylo_outbox.model.topics import declared
@@ -81,6 +82,12 @@ def kafka_address(settings: Settings) -> KafkaAddress:
         ssl_keyfile=settings.kafka_ssl_keyfile,
         ssl_key_password=settings.kafka_ssl_key_password,
     )
+
+
+def rules_of(parts: Parts) -> Rules:
+    """What people do with rules, on these stores."""
+    directory = parts.directory
+    return Rules(parts.control, parts.settings.topic_promote, directory.company, directory.database_of)
 
 
 def require_schema(parts: Parts) -> None:
