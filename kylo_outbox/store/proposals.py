@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kylo_outbox.model.errors import Conflict, Refused
+from kylo_outbox.model.errors import Conflict, NotFound
 from kylo_outbox.model.rules import Rule
 
 if TYPE_CHECKING:
@@ -120,13 +120,13 @@ def approve(tx: psycopg.Connection[Any], company_id: str, numbers: Iterable[int]
     """Approve proposals and return them; one that is approved or promoted already stays as it is.
 
     Raises:
-        Refused: a number is unknown.
+        NotFound: a number is unknown.
         Conflict: a proposal was withdrawn or undone, or another one for the same source is approved too.
     """
     chosen = sorted(set(numbers))
     found = {proposal.proposal: proposal for proposal in _find(tx, company_id, chosen)}
     if unknown := [number for number in chosen if number not in found]:
-        raise Refused([f"proposals: company {company_id} has no proposal {number}" for number in unknown])
+        raise NotFound([f"proposals: company {company_id} has no proposal {number}" for number in unknown])
     faults = [
         f"proposals: {number} was {proposal.state}; propose the rule anew"
         for number, proposal in found.items()
@@ -146,13 +146,13 @@ def withdraw(tx: psycopg.Connection[Any], company_id: str, numbers: Iterable[int
     """Withdraw proposals that are not promoted yet and return them.
 
     Raises:
-        Refused: a number is unknown.
+        NotFound: a number is unknown.
         Conflict: a proposal is promoted; `rules undo` takes its whole version back.
     """
     chosen = sorted(set(numbers))
     found = _find(tx, company_id, chosen)
     if unknown := sorted(set(chosen) - {proposal.proposal for proposal in found}):
-        raise Refused([f"proposals: company {company_id} has no proposal {number}" for number in unknown])
+        raise NotFound([f"proposals: company {company_id} has no proposal {number}" for number in unknown])
     if promoted := [proposal for proposal in found if proposal.state == "promoted"]:
         raise Conflict(
             [f"proposals: {each.proposal} is promoted in version {each.version}; undo that" for each in promoted]

@@ -43,8 +43,10 @@ def routes(companies: Companies, rules: Rules) -> APIRouter:
             }
             for row in found[:limit]
         ]
-        more = f"/v1/companies/{quote(company_id, safe='')}/pending?limit={limit}&after={found[limit - 1].seq}"
-        return {"company_id": company_id, "items": items, "next": more if len(found) > limit else None}
+        more = None
+        if len(found) > limit:
+            more = f"/v1/companies/{quote(company_id, safe='')}/pending?limit={limit}&after={found[limit - 1].seq}"
+        return {"company_id": company_id, "items": items, "next": more}
 
     @router.post("/{company_id}/pause", summary="Hold a company's flow; nothing is lost; twice is once")
     def pause(company_id: str) -> dict[str, Any]:
