@@ -93,7 +93,7 @@ def parse_rules(rows: Any, targets: Collection[tuple[str, str]] = ()) -> list[Ru
     faults: list[str] = []
     rules: list[Rule] = []
     for index, row in enumerate(rows):
-        wrong = _faults_of_row(row, targets)
+        wrong = rule_faults(row, targets)
         faults += [f"proposals[{index}]{fault}" for fault in wrong]
         if not wrong:
             rules.append(Rule(row["source"], row["target_sheet"], row["target_header"], row.get("match_notes") or None))
@@ -113,7 +113,8 @@ def target_fault(sheet: str, header: str, targets: Collection[tuple[str, str]]) 
     return f"unknown Target_Header {shown(header)} of {shown(sheet)}; known: {', '.join(map(shown, headers))}"
 
 
-def _faults_of_row(row: Any, targets: Collection[tuple[str, str]]) -> list[str]:
+def rule_faults(row: Any, targets: Collection[tuple[str, str]]) -> list[str]:
+    """Every fault of one row, each beginning with `.field: `; none means that it is a rule."""
     if not isinstance(row, dict):
         return [f": must be an object with {', '.join(_REQUIRED)}"]
     faults = [

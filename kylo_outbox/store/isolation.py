@@ -26,7 +26,7 @@ _COMPANY = "select set_config('kylo.company', %s, true)"
 _TAKE = f"set local role {ROLE}"
 # `reset role` is undone with a savepoint only; `none` is what this transaction began with.
 _LEAVE = "set local role none"
-_BOUND = "select row_security_active('kylo.transactions')"
+_BOUND = "select row_security_active(oid) from pg_class where oid = to_regclass('kylo.transactions')"
 
 
 @contextmanager

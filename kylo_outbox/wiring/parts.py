@@ -18,6 +18,7 @@ from kylo_outbox.store import heartbeats, migrate
 from kylo_outbox.store.directory import Directory
 from kylo_outbox.store.dsn import resolve
 from kylo_outbox.store.engine import Database
+from kylo_outbox.store.isolation import require_unbound
 from kylo_outbox.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ def require_schema(parts: Parts) -> None:
     """
     migrate.require_head(parts.control, "store")
     migrate.require_head(parts.control, "control")
+    with parts.control.begin() as connection:
+        require_unbound(connection)
 
 
 def require_topics(settings: Settings, contact: BrokerContact, topics: Sequence[str]) -> None:
