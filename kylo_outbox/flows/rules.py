@@ -198,7 +198,6 @@ class Rules:
     def _reading(self, company_id: str) -> Iterator[Any]:
         self._known(company_id)
         with company_transaction(self._store_of(company_id), company_id) as tx:
-            company_state.require_here(tx, company_id)
             yield tx
 
     @contextmanager

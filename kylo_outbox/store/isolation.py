@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.model.errors import NotReady
+from kylo_outbox.store import company_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,10 +32,15 @@ _BOUND = "select row_security_active(oid) from pg_class where oid = to_regclass(
 
 @contextmanager
 def company_transaction(database: Database, company_id: str) -> Iterator[psycopg.Connection[Any]]:
-    """One transaction in which only rows of `company_id` exist; committed at the end, rolled back if it raises."""
+    """One transaction in which only rows of `company_id` exist; committed at the end, rolled back if it raises.
+
+    Raises:
+        Transient: PostgreSQL is away, or the company's rows are moving or have moved to another database.
+    """
     with database.transaction() as tx:
         tx.execute(_COMPANY, (company_id,))
         tx.execute(_TAKE)
+        company_state.require_here(tx, company_id)
         yield tx
 
 

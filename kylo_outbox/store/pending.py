@@ -166,7 +166,12 @@ def remember_runs(tx: psycopg.Connection[Any], runs: Iterable[tuple[Triaged, UUI
 
 
 def open_rows(tx: psycopg.Connection[Any], company_id: str) -> list[OpenRow]:
-    """The open items of one company."""
+    """The open items of one company.
+
+    Raises:
+        Transient: its rows are moving or have moved to another database.
+    """
+    company_state.require_here(tx, company_id)
     return [OpenRow(*row) for row in tx.execute(OPEN_ROWS, (company_id,)).fetchall()]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kylo_outbox.model.errors import Refused
 from kylo_outbox.model.rules import Rule, additions
-from kylo_outbox.store import proposals
+from kylo_outbox.store import company_state, proposals
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -182,7 +182,12 @@ class Preview(NamedTuple):
 
 
 def in_force(tx: psycopg.Connection[Any], company_id: str) -> ActiveSet:
-    """The rules of a company as they hold now."""
+    """The rules of a company as they hold now.
+
+    Raises:
+        Transient: its rows are moving or have moved to another database.
+    """
+    company_state.require_here(tx, company_id)
     row = tx.execute(IN_FORCE, (company_id,)).fetchone()
     version, effective_at = row or (0, None)
     found = tx.execute(RULES, {"company": company_id, "version": version}).fetchall()

@@ -161,7 +161,7 @@ def test_a_thousand_attempts_to_cross(filled):
             table = dice.choice(TABLES)
             with company_transaction(filled, me) as tx:
                 found = tx.execute(f"select * from kylo.{table} where company_id = %s or true", (other,)).fetchall()
-                seen += sum(other in map(str, row) for row in found if table != "rules_active")
+                seen += sum(other in map(str, row) for row in found)
                 attempts += 1
         for _ in range(150):
             lines = [Line(2, str(dice.choice(foreign[other])), approved=True, target_sheet="A", target_header="y")]

@@ -23,7 +23,8 @@ create table control.company_moves (
     to_dsn text not null,
     to_schema varchar(50) not null,
     was_paused boolean not null,
-    step text not null check (step in ('waiting', 'frozen', 'copied', 'switched', 'done', 'cancelled')),
+    step text not null check (step in ('waiting', 'frozen', 'copied', 'switched', 'done',
+                                        'cancelling', 'cancelled')),
     begun_at timestamptz not null default now(),
     moved_at timestamptz not null default now()
 );
