@@ -52,6 +52,11 @@ on conflict (projector, store_id, topic, key) do update
        digest = excluded.digest, duplicates = excluded.duplicates, moved_at = excluded.moved_at
  where (excluded.generation, excluded.outbox_id) > (p.generation, p.outbox_id)
 """
+# In the order of the projectors: positions first, then the company, so that none waits for the other crosswise.
+LOCK_POSITIONS = """
+select from kylo.positions where key = %s and projector = any(%s)
+ order by projector, store_id, topic for update
+"""
 REMOVE_POSITIONS = "delete from kylo.positions where key = %s and projector = any(%s)"
 # Numbers of open items keep their meaning for the tabs; what comes next in the new home must be above them.
 RAISE = """
@@ -99,6 +104,9 @@ def copy(
     Raises:
         Conflict: the rows are not frozen by this move, or the two databases have different tables.
     """
+    # A position only ever rises, so it may be put before it is known whether this copy is still wanted.
+    for row in source.execute(POSITIONS, (company_id, list(projectors))).fetchall():
+        target.execute(PUT_POSITION, row)
     target.execute(MAKE, (company_id,))
     if (found := target.execute(LOCK, (company_id,)).fetchone()) and found[0] == move_id:
         return {}
@@ -112,14 +120,13 @@ def copy(
     for table in tables:
         target.execute(_of_company(f"delete {_FROM}", table, company_id))
         copied[table[0]] = _copy_table(source, target, table, company_id)
-    for row in source.execute(POSITIONS, (company_id, list(projectors))).fetchall():
-        target.execute(PUT_POSITION, row)
     target.execute(ARRIVE, (state[0], move_id, company_id))
     return copied
 
 
 def remove(tx: psycopg.Connection[Any], company_id: str, move_id: UUID, projectors: Sequence[str]) -> bool:
     """Remove what a company left behind; False (and nothing done) if its rows here are not those of this move."""
+    tx.execute(LOCK_POSITIONS, (company_id, list(projectors)))
     found = tx.execute(LOCK, (company_id,)).fetchone()
     if found is None or found[1] != move_id:
         return False
@@ -129,6 +136,7 @@ def remove(tx: psycopg.Connection[Any], company_id: str, move_id: UUID, projecto
 
 def take_back(tx: psycopg.Connection[Any], company_id: str, move_id: UUID, projectors: Sequence[str]) -> None:
     """Remove a copy that a cancelled move had made here; whatever else is here stays."""
+    tx.execute(LOCK_POSITIONS, (company_id, list(projectors)))
     found = tx.execute(LOCK, (company_id,)).fetchone()
     if found is not None and found[0] == move_id:
         _remove(tx, company_id, projectors)

@@ -300,7 +300,7 @@ def test_moving_while_a_relay_delivers(control_db, other_db, environ, mover, com
         while not over.wait(0.05):
             posted[0] += 1
             body = [
-                transaction(posted[0], each, amount="1.00", description=f"SHOP {posted[0] % 7}")
+                transaction(posted[0] + 100, each, amount="1.00", description=f"SHOP {posted[0] % 7}")
                 for each in ("710", "711")
             ]
             door.accept(parse_request(body), source="test")
