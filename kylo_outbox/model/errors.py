@@ -80,5 +80,9 @@ class Conflict(Refused):
     """The input contradicts what is stored (same id, other content)."""
 
 
+class NotFound(Refused):
+    """What was asked for does not exist."""
+
+
 class UnknownOutcome(Transient):
     """A call to the outside may or may not have taken effect: look before sending again."""

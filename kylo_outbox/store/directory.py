@@ -17,6 +17,8 @@ from kylo_outbox.store import companies
 from kylo_outbox.store.dsn import resolve, shown
 from kylo_outbox.store.engine import Database
 from kylo_outbox.store.identity import require_own
+from kylo_outbox.store.isolation import require_unbound
+from kylo_outbox.store.migrate import require_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,6 +60,11 @@ class Directory:
         if company_id not in self._companies:
             self._refresh(_AT_MOST)
         return self._companies.get(company_id)
+
+    def companies(self) -> list[Company]:
+        """Every company as of at most `REFRESH` seconds ago, by id."""
+        self._refresh(REFRESH)
+        return list(self._companies.values())
 
     def is_known(self, company_id: str) -> bool:
         """Whether the company is configured."""
@@ -130,6 +137,8 @@ class Directory:
             with database.begin() as connection:
                 # A copy brings its origin's name with it: it must not be taken for its origin.
                 store_id = require_own(connection).store_id
+                require_unbound(connection)
+            require_head(database, "store")
         except (Transient, NotReady) as not_now:
             self._away[database.dsn] = (time.monotonic() + _AWAY, str(not_now))
             return None, self._tell(database.name, str(not_now))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.flows.post_sheet import AnnounceUnposted, PostSheet
 from kylo_outbox.flows.project import Aside, Deaths, Gaps, Project, Projection
+from kylo_outbox.flows.promote import Promote
 from kylo_outbox.flows.triage import Triage
 from kylo_outbox.kafka.consumer import Subscription
 from kylo_outbox.kafka.contact import BrokerContact
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from kylo_outbox.settings import Settings
     from kylo_outbox.store.engine import Database
 
-NAMES = ("txns", "sheets")
+NAMES = ("txns", "promote", "sheets")
 
 
 def named(parts: Parts, name: str) -> Projector:
@@ -46,6 +47,9 @@ def named(parts: Parts, name: str) -> Projector:
     """
     if name == Triage.name:
         return _triage(parts)
+    if name == Promote.name:
+        settings = parts.settings
+        return Promote(topic=settings.topic_promote, group=settings.group_promote, is_known=parts.directory.is_known)
     if name == PostSheet.name:
         return _post_sheet(parts)
     if ":" in name:
@@ -113,6 +117,7 @@ def groups(settings: Settings) -> dict[str, tuple[str, ...]]:
     """Topics by consumer group, of the product's own projectors."""
     return {
         settings.group_txns: (settings.topic_txns,),
+        settings.group_promote: (settings.topic_promote,),
         PostSheet.name: (declared.PENDING_READY, declared.TABS_CHANGED),
     }
 
