@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import google.auth.exceptions
 import google_auth_httplib2
@@ -12,7 +12,7 @@ from googleapiclient import discovery
 from googleapiclient.errors import HttpError
 
 from kylo_outbox.sheets import credentials, failures
-from kylo_outbox.sheets.errors import Rejected, TabProblem, WriteUnknown
+from kylo_outbox.sheets.errors import QuotaExceeded, Rejected, TabProblem, WriteUnknown
 from kylo_outbox.sheets.tab import MARKER_KEY, Marker, Protection, TabContents, TabInfo
 from kylo_outbox.sheets.transport import NoAnswer, NoConnection, OnceHttp
 
@@ -20,11 +20,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kylo_outbox.model.errors import KyloError
+    from kylo_outbox.store.quota import Kind
 
 _TAB_FIELDS = (
     "sheets(properties(sheetId,title,index,gridProperties(rowCount,columnCount,frozenRowCount)),"
     "protectedRanges(protectedRangeId,description,range),developerMetadata(metadataId,metadataKey,metadataValue))"
 )
+
+
+class Pace(Protocol):
+    """Who decides when a call may be made (`sheets.pacing.Pacer`)."""
+
+    def before(self, kind: Kind) -> None: ...  # noqa: D102
+    def refused(self, kind: Kind, seconds: float) -> None: ...  # noqa: D102
 
 
 class GoogleSheets:
@@ -40,6 +48,7 @@ class GoogleSheets:
         timeout: Seconds without progress before a call is given up.
         on_request: Called after each request with the kind ("read" or "write") and its code: the HTTP status, or
             "unreachable", "unauthorised", "timeout", "dropped".
+        pace: Asked before each call and told of each refusal for too many; None calls at once.
 
     Raises:
         Misconfigured: The credentials cannot be used.
@@ -51,10 +60,12 @@ class GoogleSheets:
         credentials_file: str | None = None,
         timeout: float = 60.0,
         on_request: Callable[[str, str], None] | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._endpoint = endpoint.rstrip("/") + "/" if endpoint else None
         self._timeout = timeout
         self._on_request = on_request
+        self.pace = pace
         self._credentials = credentials.load(self._endpoint, credentials_file)
         self._signing_in = threading.Lock()
         self._threads = threading.local()
@@ -167,10 +178,13 @@ class GoogleSheets:
 
     def _send(self, call: Any, *, write: bool, spreadsheet_id: str | None) -> dict[str, Any]:
         """Send one request and name what came of it: the one place where outcomes are told apart."""
+        kind: Kind = "write" if write else "read"
         http = self._http()
         failure: KyloError
         try:
             self._sign_in(http)
+            if self.pace is not None:
+                self.pace.before(kind)
             answer = _executed(call, http)
         except NoConnection as error:
             code, failure = "unreachable", failures.of_connection(error)
@@ -185,9 +199,11 @@ class GoogleSheets:
         except ValueError:
             code, failure = "200", failures.of_garbage(write=write)
         else:
-            self._count(write, "200")
+            self._count(kind, "200")
             return answer
-        self._count(write, code)
+        self._count(kind, code)
+        if isinstance(failure, QuotaExceeded) and self.pace is not None:
+            self.pace.refused(kind, failure.retry_after)
         # Without "from": the causes quote addresses, headers and bodies, and end up in logs.
         raise failure from None
 
@@ -209,9 +225,9 @@ class GoogleSheets:
             self._threads.http = google_auth_httplib2.AuthorizedHttp(self._credentials, http=plain)
         return self._threads.http
 
-    def _count(self, write: bool, code: str) -> None:
+    def _count(self, kind: Kind, code: str) -> None:
         if self._on_request is not None:
-            self._on_request("write" if write else "read", code)
+            self._on_request(kind, code)
 
 
 def _executed(call: Any, http: Any) -> dict[str, Any]:
