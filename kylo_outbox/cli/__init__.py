@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kylo_outbox import __version__
-from kylo_outbox.cli import company, context, ingest, lag, migrate, outbox, run, sheets, stack, store, topics
+from kylo_outbox.cli import company, context, ingest, lag, migrate, outbox, run, sheets, stack, store, tabs, topics
 from kylo_outbox.cli.errors import Told
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _REGISTER: tuple[Callable[[typer.Typer], None], ...] = (
     company.register,
     run.register,
     sheets.register,
+    tabs.register,
     ingest.register,
     outbox.register,
     lag.register,

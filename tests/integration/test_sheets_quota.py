@@ -23,9 +23,11 @@ class Clock:
         self.waited = 0.0
 
     def __call__(self) -> datetime:
+        """The time now."""
         return self.now
 
     def wait(self, seconds: float) -> None:
+        """Move on."""
         self.waited += seconds
         self.now += timedelta(seconds=seconds)
 

@@ -38,7 +38,8 @@ def may_edit(protection: dict[str, Any], user: User) -> bool:
     """Whether a protection lets this user pass; one kept by an earlier version lets everybody."""
     if user == "owner" or protection.get("warningOnly") or "editors" not in protection:
         return True
-    return ADDRESSES[user] in protection["editors"].get("users", ())
+    users: list[str] = protection["editors"].get("users", [])
+    return ADDRESSES[user] in users
 
 
 def guard(sheet: Sheet, user: User, area: Area) -> None:
@@ -64,9 +65,6 @@ def guard_tab(sheet: Sheet, user: User) -> None:
 
 
 def _touches(bounds: dict[str, Any], area: Area) -> bool:
-    return (
-        bounds.get("startRowIndex", 0) < area.bottom
-        and area.top < bounds.get("endRowIndex", 1 << 31)
-        and bounds.get("startColumnIndex", 0) < area.right
-        and area.left < bounds.get("endColumnIndex", 1 << 31)
-    )
+    rows = range(bounds.get("startRowIndex", 0), bounds.get("endRowIndex", 1 << 31))
+    columns = range(bounds.get("startColumnIndex", 0), bounds.get("endColumnIndex", 1 << 31))
+    return rows.start < area.bottom and area.top < rows.stop and columns.start < area.right and area.left < columns.stop

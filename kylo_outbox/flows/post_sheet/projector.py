@@ -1,0 +1,59 @@
+"""The projector `sheets`: events of the road become turns at workbooks, many events of a company one post."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, ClassVar
+
+from kylo_outbox.model.errors import Poison, Transient
+from kylo_outbox.model.projector import EffectProjector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kylo_outbox.flows.post_sheet.posting import Posting
+    from kylo_outbox.model.companies import Company
+    from kylo_outbox.model.events import Event
+
+log = logging.getLogger(__name__)
+
+
+class PostSheet(EffectProjector):
+    """Posts. With `posting=None` (shadow mode) it calls nobody and writes no `sheet_posts` row."""
+
+    name: ClassVar[str] = "sheets"
+
+    def __init__(
+        self,
+        *,
+        topics: Sequence[str],
+        company_of: Callable[[str], Company | None],
+        posting: Posting | None,
+    ) -> None:
+        self.topics = tuple(topics)
+        self._company_of = company_of
+        self._posting = posting
+
+    def perform(self, events: Sequence[Event]) -> None:
+        """Bring the tabs of the companies named by `events` up to date, workbook by workbook.
+
+        Raises:
+            Poison: An event names no company of ours.
+            Transient: Not now, for some workbook; the others were brought up to date.
+        """
+        if self._posting is None:
+            return
+        books: dict[str, list[Company]] = {}
+        for company_id in dict.fromkeys(event.key for event in events):
+            company = self._company_of(company_id)
+            if company is None:
+                raise Poison(f"unknown company {company_id}; `kylo-outbox company add` makes it known")
+            books.setdefault(company.spreadsheet_id, []).append(company)
+        failed: list[Transient] = []
+        for spreadsheet_id, companies in books.items():
+            try:
+                self._posting.post(spreadsheet_id, companies)
+            except Transient as away:
+                failed.append(away)
+        if failed:
+            raise max(failed, key=lambda away: float(getattr(away, "retry_after", 0.0)))
