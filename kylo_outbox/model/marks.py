@@ -14,6 +14,8 @@ NOTES, RULE_ID, PROCESSED_AT = 7, 9, 10
 
 COLUMNS = (NOTES, RULE_ID, PROCESSED_AT)
 NOTE_PREFIX = "Kylo: "
+_NOTES = (NOTE_PREFIX, "Not taken: ")
+"""How every note of ours begins."""
 
 _RULE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|ruleset \d+")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d\S*")
@@ -49,13 +51,13 @@ class ApprovalLine:
 
 def note(text: str) -> str:
     """Return a note as it stands in the tab: people see who says it, and we know our own again."""
-    return text if not text or text.startswith(NOTE_PREFIX) else NOTE_PREFIX + text
+    return text if not text or text.startswith(_NOTES) else NOTE_PREFIX + text
 
 
 def is_ours(column: int, text: str) -> bool:
     """Whether a text of a system column was written by the system; anything else was typed and stays."""
     if column == NOTES:
-        return text.startswith(NOTE_PREFIX)
+        return text.startswith(_NOTES)
     return bool((_RULE_ID if column == RULE_ID else _TIME).fullmatch(text))
 
 

@@ -1,24 +1,34 @@
 """Cells that the system writes by their place, and what is done when people move rows in the same second.
 
 Google has no "write if the row is still the same". So a line is read just before, its system columns are written by
-row number, and the tab is read again: a text that landed on another line is taken back, and what stood there is put
-back. Lines with a Row_Hash also heal from the tables, at every post and by `sheets reconcile`.
+row number, and the tab is read again. A text that landed on a line with another Row_Hash is put right from the tables;
+one on a line of people's own is taken away; and what people had typed in such a cell is kept in the database before the
+write (`Guard`), found again by the rest of its line, and put back.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kylo_outbox.model import marks
 from kylo_outbox.sheets.tab import Fix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from kylo_outbox.model.marks import Marks
     from kylo_outbox.sheets.tab import TabContents
 
-Line = tuple[Any, ...]
+Identity = tuple[Any, ...]
+
+
+class Guard(NamedTuple):
+    """A text of people in a system column of a line, which is known by its Row_Hash or by everything else on it."""
+
+    identity: Identity
+    column: int
+    text: str
+
 
 _HEADER = 1
 _PEOPLES = (5, 6)
@@ -36,26 +46,46 @@ def mark_fixes(contents: TabContents, wanted: Mapping[str, Marks]) -> list[Fix]:
     ]
 
 
-def misplaced(before: TabContents, after: TabContents, written: Iterable[Fix]) -> list[Fix]:
-    """Return how to undo what landed on another line than it was meant for.
+def guards(contents: TabContents) -> list[Guard]:
+    """Return people's texts in system columns: what must be put back if ours lands on it."""
+    return [
+        Guard(identity(line), column, text)
+        for line in contents.lines
+        if line
+        for column in marks.COLUMNS
+        if (text := str(_at(line, column))) and not marks.is_ours(column, text)
+    ]
+
+
+def restores(contents: TabContents, guarded: Iterable[Guard], emptied: Collection[int] = ()) -> list[Fix]:
+    """Return how to put back people's texts that one of ours, or an emptying, has taken the place of.
 
     Args:
-        before: The tab as it was read for planning.
-        after: The tab as it is now.
-        written: What was written, by rows of `before`.
+        contents: The tab as it is now.
+        guarded: What stood there before the system wrote by place.
+        emptied: Columns in which it emptied cells a moment ago; an empty cell counts as ours only there.
     """
-    rest = list(before.lines)
+    places: dict[Identity, list[int]] = {}
+    for index, line in enumerate(contents.lines):
+        places.setdefault(identity(line), []).append(index)
     found: list[Fix] = []
-    for fix in written:
-        index = fix.row - _HEADER
-        line = after.lines[index] if index < len(after.lines) else ()
-        meant = before.lines[index] if index < len(before.lines) else ()
-        if _identity(line) == _identity(meant) or str(_at(line, fix.column)) != fix.text:
-            continue
-        original = next((old for old in rest if _identity(old) == _identity(line)), None)
-        text = str(_at(original, fix.column)) if original is not None else ""
-        found.append(Fix(fix.row, fix.column, text))
+    for guard in guarded:
+        for index in places.get(guard.identity, ()):
+            text = str(_at(contents.lines[index], guard.column))
+            if text == guard.text:
+                break
+            if marks.is_ours(guard.column, text) or (not text and guard.column in emptied):
+                found.append(Fix(index + _HEADER, guard.column, guard.text))
+                break
     return found
+
+
+def still_open(contents: TabContents, guarded: Iterable[Guard]) -> list[Guard]:
+    """Return the guards to keep for the next write: what stands there now, and what is not put back yet."""
+    now = guards(contents)
+    there = {(guard.identity, guard.column) for guard in now}
+    lines = {identity(line) for line in contents.lines}
+    return now + [one for one in guarded if one.identity in lines and (one.identity, one.column) not in there]
 
 
 def strays(contents: TabContents) -> list[Fix]:
@@ -94,8 +124,8 @@ def doubles(contents: TabContents) -> tuple[list[Fix], list[int]]:
     return fixes, stay
 
 
-def _identity(line: Sequence[Any]) -> tuple[Any, ...]:
-    """What makes a line this line: its Row_Hash, or else everything that the system does not write."""
+def identity(line: Sequence[Any]) -> Identity:
+    """Return what makes a line this line: its Row_Hash, or else everything that the system does not write."""
     if line and line[0]:
         return (line[0],)
     return tuple(_at(line, column) for column in range(11) if column not in marks.COLUMNS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from psycopg.types.json import Jsonb
+
 from kylo_outbox.model.marks import Marks
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 Kind = Literal["pending", "active"]
 
 KNOWN = """
-select company_id, kind, spreadsheet_id, sheet_id, title from control.sheet_tabs where company_id = any(%s)
+select company_id, kind, spreadsheet_id, sheet_id, title, guards from control.sheet_tabs where company_id = any(%s)
 """
 REMEMBER = """
 insert into control.sheet_tabs (company_id, kind, spreadsheet_id, sheet_id, title) values (%s, %s, %s, %s, %s)
@@ -24,6 +26,7 @@ on conflict (company_id, kind) do update
  where (sheet_tabs.spreadsheet_id, sheet_tabs.sheet_id, sheet_tabs.title)
        is distinct from (excluded.spreadsheet_id, excluded.sheet_id, excluded.title)
 """
+GUARD = "update control.sheet_tabs set guards = %s where company_id = %s and kind = 'pending'"
 FORGET = "delete from control.sheet_tabs where company_id = %s and kind = any(%s)"
 SET_ASIDE = """
 insert into control.sheets_aside (company_id, spreadsheet_id, reason, remedy) values (%s, %s, %s, %s)
@@ -67,6 +70,7 @@ class KnownTab(NamedTuple):
     spreadsheet_id: str
     sheet_id: int
     title: str
+    guards: list[tuple[list[Any], int, str]] | None
 
 
 class Aside(NamedTuple):
@@ -91,6 +95,11 @@ def remember(
 ) -> None:
     """This tab is the company's own from now on."""
     tx.execute(REMEMBER, (company_id, kind, spreadsheet_id, sheet_id, title))
+
+
+def guard(tx: psycopg.Connection[Any], company_id: str, guards: Sequence[Any]) -> None:
+    """Keep what people typed in system columns of a Pending tab until it is sure that it is still there."""
+    tx.execute(GUARD, (Jsonb(list(guards)) if guards else None, company_id))
 
 
 def forget(tx: psycopg.Connection[Any], company_id: str, kinds: Sequence[str] = ("pending", "active")) -> None:

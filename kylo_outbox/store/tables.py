@@ -85,6 +85,12 @@ sheet_tabs = sa.Table(
     sa.Column("spreadsheet_id", sa.String(100), nullable=False),
     sa.Column("sheet_id", sa.BigInteger, nullable=False),
     sa.Column("title", sa.String(100), nullable=False),
+    sa.Column(
+        "guards",
+        pg.JSONB,
+        comment="What people had typed in system columns before the system last wrote there by row number; "
+        "put back if lost.",
+    ),
     _at("seen_at"),
     sa.CheckConstraint("kind in ('pending', 'active')"),
     schema="control",

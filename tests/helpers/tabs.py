@@ -14,7 +14,8 @@ from kylo_outbox.model.events import Event
 from kylo_outbox.sheets.gateway import GoogleSheets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from uuid import UUID
 
     from kylo_outbox.store.engine import Database
 
@@ -87,7 +88,14 @@ class Standin:
 class Office:
     """Companies, their tables and a poster."""
 
-    def __init__(self, database: Database, standin: Standin, companies: Sequence[str] = ("710",)) -> None:
+    def __init__(
+        self,
+        database: Database,
+        standin: Standin,
+        companies: Sequence[str] = ("710",),
+        new_id: Callable[[], UUID] = uuid4,
+    ) -> None:
+        self._new_id = new_id
         self.database, self.standin = database, standin
         self.ids = list(companies)
         for company_id in companies:
@@ -124,7 +132,7 @@ class Office:
 
     def leave_open(self, count: int, company: str = "710", description: str = "SHOP") -> list[str]:
         """Leave transactions open; their ids."""
-        ids = [str(uuid4()) for _ in range(count)]
+        ids = [str(self._new_id()) for _ in range(count)]
         with self.database.transaction() as tx:
             tx.execute(ADD, (company, description, ids))
         return ids

@@ -12,7 +12,7 @@ from kylo_outbox.sheets.plan_active import plan_active
 from kylo_outbox.sheets.planner import plan_pending
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable
 
     from kylo_outbox.flows.post_sheet.looking import Look, TabLook
     from kylo_outbox.sheets.plan import PostPlan
@@ -38,13 +38,13 @@ class Post:
         return self.look.company.company_id
 
 
-def posts_of(look: Look, *, repair: bool = False, undo: Sequence[Fix] = ()) -> tuple[list[Post], list[Claim]]:
+def posts_of(look: Look, *, repair: bool = False, emptied: Collection[int] = ()) -> tuple[list[Post], list[Claim]]:
     """Plan the posts of one company.
 
     Args:
         look: What was read.
-        repair: Empty untouched second lines and stray texts of ours too, and write Active again.
-        undo: How to take back what landed on wrong lines.
+        repair: Empty untouched second lines too, and write an Active tab that differs again.
+        emptied: Columns of the Pending tab in which cells were emptied a moment ago.
 
     Returns:
         (posts, claims of former posts that cannot be made again as they were and are to be withdrawn)
@@ -53,12 +53,12 @@ def posts_of(look: Look, *, repair: bool = False, undo: Sequence[Fix] = ()) -> t
     posts: list[Post] = []
     for part, plan in ((look.pending, _pending), (look.active, _active)):
         if part.claim is not None:
-            again = plan(look, repair=repair, undo=(), again=True)
+            again = plan(look, repair=repair, emptied=(), again=True)
             if again is not None and again.plan.signature == part.claim.signature:
                 posts.append(replace(again, claim=part.claim))
                 continue
             gone.append(part.claim)
-        post = plan(look, repair=repair, undo=undo, again=False)
+        post = plan(look, repair=repair, emptied=emptied, again=False)
         if post is not None:
             posts.append(post)
     return posts, gone
@@ -86,13 +86,15 @@ def pending_rows(look: Look, rows: Iterable[OpenRow]) -> list[PendingRow]:
     ]
 
 
-def _pending(look: Look, *, repair: bool, undo: Sequence[Fix], again: bool) -> Post | None:
+def _pending(look: Look, *, repair: bool, emptied: Collection[int], again: bool) -> Post | None:
     part = look.pending
     fixes: dict[tuple[int, int], Fix] = {}
     if part.contents is not None and not again:
-        found = [*repairing.mark_fixes(part.contents, wanted_marks(look)), *undo]
+        found = [*repairing.mark_fixes(part.contents, wanted_marks(look)), *repairing.strays(part.contents)]
         if repair:
-            found += [*repairing.strays(part.contents), *repairing.doubles(part.contents)[0]]
+            found += repairing.doubles(part.contents)[0]
+        # Last: what people typed goes before everything of ours.
+        found += repairing.restores(part.contents, look.guards, emptied)
         fixes = {(fix.row, fix.column): fix for fix in found}
     plan = plan_pending(
         company_id=look.company.company_id,
@@ -108,7 +110,7 @@ def _pending(look: Look, *, repair: bool, undo: Sequence[Fix], again: bool) -> P
     return Post(look, part, plan, upto=None if plan.remaining else look.newest)
 
 
-def _active(look: Look, *, repair: bool, undo: Sequence[Fix], again: bool) -> Post | None:  # noqa: ARG001
+def _active(look: Look, *, repair: bool, emptied: Collection[int], again: bool) -> Post | None:  # noqa: ARG001
     part = look.active
     version = look.version or 0
     if not again and (look.posted_version or 0) == version and not (repair and active_differs(look)):

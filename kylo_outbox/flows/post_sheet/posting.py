@@ -12,9 +12,8 @@ from kylo_outbox.flows.post_sheet.planning import Post, posts_of
 from kylo_outbox.flows.post_sheet.sending import Sender, too_large
 from kylo_outbox.sheets.errors import TabProblem
 from kylo_outbox.sheets.plan import MAX_CELLS, batches
-from kylo_outbox.sheets.repairing import misplaced
+from kylo_outbox.sheets.repairing import still_open
 from kylo_outbox.store import sheet_posts, sheet_tabs, workbook_lock
-from kylo_outbox.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,14 +21,13 @@ if TYPE_CHECKING:
     from kylo_outbox.flows.post_sheet.looking import Gateway, Look
     from kylo_outbox.model.companies import Company
     from kylo_outbox.model.errors import Transient
-    from kylo_outbox.sheets.tab import Fix, TabContents
     from kylo_outbox.store.engine import Database
     from kylo_outbox.store.sheet_posts import Claim
     from kylo_outbox.store.workbook_lock import Held
 
 log = logging.getLogger(__name__)
 _ROUNDS = 8
-"""Rounds of one turn: each sends what fits into one batch, or takes back what people moved in the same second."""
+"""Rounds of one turn: each sends what fits into one batch, or puts right what people moved in the same second."""
 
 
 @dataclass
@@ -39,7 +37,7 @@ class _Turn:
     spreadsheet_id: str
     repair: bool
     companies: dict[str, Company]
-    written: dict[str, tuple[TabContents, tuple[Fix, ...]]] = field(default_factory=dict)
+    emptied: dict[str, set[int]] = field(default_factory=dict)
     away: dict[str, Transient] = field(default_factory=dict)
 
 
@@ -117,14 +115,8 @@ class Posting:
     def _posts_of(self, look: Look, turn: _Turn) -> tuple[list[Post], list[Claim]]:
         if look.problem is not None:
             return [], []
-        undo: list[Fix] = []
-        before = turn.written.pop(look.company.company_id, None)
-        if before is not None and look.pending.contents is not None:
-            undo = misplaced(before[0], look.pending.contents, before[1])
-            if undo:
-                log.warning("tab %s: %d texts landed on moved lines", look.pending.title, len(undo))
-                metrics.SHEETS_POSTS.labels("pending", "misplaced").inc()
-        return posts_of(look, repair=turn.repair, undo=undo)
+        emptied = turn.emptied.pop(look.company.company_id, set())
+        return posts_of(look, repair=turn.repair, emptied=emptied)
 
     def _send(self, held: Held, turn: _Turn, posts: Sequence[Post]) -> set[str]:
         """Send everything in as few batches as fit; the companies that must be looked at once more."""
@@ -132,14 +124,25 @@ class Posting:
         aside: set[str] = set()
         for part in batches([(post.plan.size, bool(post.plan.before)) for post in posts]):
             batch = [posts[position] for position in part]
+            self._guard(turn, batch)
             aside |= self._sender.send(held, turn.spreadsheet_id, batch)
             for post in batch:
-                if post.plan.fixes and post.part.contents is not None:
-                    turn.written[post.company_id] = (post.part.contents, post.plan.fixes)
+                if post.plan.fixes:
+                    turn.emptied[post.company_id] = {fix.column for fix in post.plan.fixes if not fix.text}
                 if post.plan.fixes or post.plan.remaining or post.claim is not None:
                     unfinished.add(post.company_id)
         self._go_on({post.company_id for post in posts} - aside)
         return unfinished - aside
+
+    def _guard(self, turn: _Turn, batch: Sequence[Post]) -> None:
+        """Before anything is written by its place, keep what people typed in those columns."""
+        with self._control.transaction() as tx:
+            for post in batch:
+                part = post.part
+                if post.plan.fixes and part.tab is not None and part.contents is not None:
+                    place = (turn.spreadsheet_id, part.tab.sheet_id, part.title)
+                    sheet_tabs.remember(tx, post.company_id, part.kind, *place)
+                    sheet_tabs.guard(tx, post.company_id, still_open(part.contents, post.look.guards))
 
     def _go_on(self, companies: set[str]) -> None:
         with self._control.transaction() as tx:
@@ -153,6 +156,8 @@ class Posting:
         with self._control.transaction() as tx:
             if look.newest:
                 sheet_posts.complete(tx, own, look.pending.title, look.newest)
+            if look.guards:
+                sheet_tabs.guard(tx, own, ())
             for part in (look.pending, look.active):
                 if part.tab is not None:
                     sheet_tabs.remember(tx, own, part.kind, turn.spreadsheet_id, part.tab.sheet_id, part.title)

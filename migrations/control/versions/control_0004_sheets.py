@@ -12,11 +12,15 @@ create table control.sheet_tabs (
     spreadsheet_id varchar(100) not null,
     sheet_id bigint not null,
     title varchar(100) not null,
+    guards jsonb,
     seen_at timestamptz not null default now(),
     primary key (company_id, kind)
 );
 comment on table control.sheet_tabs is
     'The tab of a company by Google''s own id: a title may be given to another tab, an id never.';
+
+comment on column control.sheet_tabs.guards is
+    'What people had typed in system columns before the system last wrote there by row number; put back if lost.';
 
 create table control.sheets_aside (
     company_id varchar(50) primary key,
