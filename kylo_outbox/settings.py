@@ -115,8 +115,9 @@ class Settings(BaseModel):
     data_dir: Path = Field(Path(".kylo"), alias="KYLO_DATA_DIR")
 
     relay_interval: Interval = Field(None, alias="KYLO_RELAY_INTERVAL", gt=0, allow_inf_nan=False)
-    relay_fencing: Literal["none"] = Field("none", alias="KYLO_RELAY_FENCING")
+    relay_fencing: Literal["none", "kafka"] = Field("none", alias="KYLO_RELAY_FENCING")
     outbox_retention: Seconds = Field(7 * 86400.0, alias="KYLO_OUTBOX_RETENTION", ge=0, allow_inf_nan=False)
+    backpressure_age: Seconds = Field(300.0, alias="KYLO_BACKPRESSURE_AGE", ge=0, allow_inf_nan=False)
     log_level: Annotated[str, AfterValidator(_level)] = Field("INFO", alias="KYLO_LOG_LEVEL")
     log_format: Literal["text", "json"] = Field("text", alias="KYLO_LOG_FORMAT")
 

@@ -12,7 +12,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kylo_outbox import __version__
-from kylo_outbox.cli import company, context, ingest, lag, migrate, outbox, run, sheets, stack, store, tabs, topics
+from kylo_outbox.cli import (
+    company,
+    context,
+    doctor,
+    ingest,
+    lag,
+    lanes,
+    migrate,
+    outbox,
+    run,
+    sheets,
+    stack,
+    store,
+    tabs,
+    topics,
+)
 from kylo_outbox.cli.errors import Told
 
 if TYPE_CHECKING:
@@ -44,7 +59,9 @@ _REGISTER: tuple[Callable[[typer.Typer], None], ...] = (
     ingest.register,
     outbox.register,
     lag.register,
+    lanes.register,
     store.register,
+    doctor.register,
 )
 for _add in _REGISTER:
     _add(app)

@@ -35,13 +35,13 @@ class DirectDelivery:
     def __init__(
         self,
         *,
-        store: tuple[str, int],
+        store_id: str,
         topics: Collection[str],
         is_direct: Callable[[str], bool],
         projections: Sequence[Settles],
         stored_rows: Callable[[Collection[str]], Iterator[list[Row]]],
     ) -> None:
-        self._store = store
+        self._store_id = store_id
         self._topics = frozenset(topics)
         self._is_direct = is_direct
         self._projections = tuple(projections)
@@ -71,10 +71,9 @@ class DirectDelivery:
                 projection.handle(mine)
 
     def _delivery(self, row: Row) -> Delivery:
-        number, topic, key, kind, payload, headers, event_id, emitted = row
-        store_id, generation = self._store
+        number, topic, key, kind, payload, headers, event_id, emitted, generation = row
         return from_outbox(
-            origin=Origin(store_id, generation, number, UUID(event_id), kind),
+            origin=Origin(self._store_id, generation, number, UUID(event_id), kind),
             topic=topic,
             key=key,
             payload=payload,

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from confluent_kafka.admin import AdminClient
 
 from kylo_outbox.kafka.client import KafkaFault, build, client_config, guarded
+from kylo_outbox.kafka.reasons import Heard
 from kylo_outbox.model.errors import Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
-    from confluent_kafka import KafkaError
     from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
 
     from kylo_outbox.kafka.client import KafkaAddress
@@ -23,8 +23,7 @@ K = TypeVar("K")
 
 _MARGIN: Final = 1.0
 _AGAIN: Final = 0.05
-_DENIED: Final = frozenset({"_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "UNSUPPORTED_SASL_MECHANISM"})
-_SILENT: Final = frozenset({"_TRANSPORT", "_TIMED_OUT", "_RESOLVE", "_ALL_BROKERS_DOWN"})
+_SILENT: Final = frozenset({"_TRANSPORT", "_TIMED_OUT", "_RESOLVE", "_ALL_BROKERS_DOWN", "_SSL", "_AUTHENTICATION"})
 # The cluster is moving something; the same question has an answer in a moment.
 _MOVING: Final = frozenset(
     {
@@ -46,9 +45,8 @@ class Admin:
     def __init__(self, address: KafkaAddress, seconds: float) -> None:
         self.seconds = seconds
         self._brokers = address.brokers
-        self._errors: list[KafkaError] = []
-        # Callbacks only append: anything raised in one would come out of another call.
-        self.client: AdminClient = build(AdminClient, {**client_config(address), "error_cb": self._errors.append})
+        self._heard = Heard()
+        self.client: AdminClient = build(AdminClient, {**client_config(address), **self._heard.settings})
 
     def metadata(self) -> ClusterMetadata:
         """Brokers and topics as the cluster sees them now.
@@ -60,7 +58,7 @@ class Admin:
             found: ClusterMetadata = guarded(self.client.list_topics, timeout=self.seconds)
         except KafkaFault as fault:
             self.explain(fault)
-        self._errors.clear()
+        self._heard.clear()
         return found
 
     def ask(self, request: Callable[[], Mapping[K, Future[Any]]], *, unless: str = "") -> dict[K, Any]:
@@ -102,17 +100,8 @@ class Admin:
             Unreachable: with the reason, as far as the client knows it.
         """
         guarded(self.client.poll, 0)
-        codes = {error.name() for error in self._errors} | {fault.code}
-        # The client says where, then what, then "(after 0ms in state CONNECT)": people need what.
-        said = [error.str().partition("/bootstrap: ")[2].partition(" (after ")[0] for error in self._errors]
-        heard = next((f" ({text})" for text in said if text), "")
-        self._errors.clear()
-        if codes & _DENIED:
-            why, remedy = "it refuses the user or the password", "Check KAFKA_SASL_* and KAFKA_SECURITY_PROTOCOL"
-        elif "_SSL" in codes:
-            why, remedy = "the TLS handshake fails", "Check KAFKA_SSL_* and KAFKA_SECURITY_PROTOCOL"
-        elif fault.code in _SILENT:
-            why, remedy = "no answer", "Is a broker running there, and is KAFKA_BROKERS right?"
-        else:
+        why, remedy = self._heard.why()
+        self._heard.clear()
+        if fault.code not in _SILENT:
             why, remedy = str(fault), "Look at the broker's log; is KAFKA_BROKERS right?"
-        raise Unreachable("Kafka", f"{self._brokers}: {why}{heard}", remedy) from None
+        raise Unreachable("Kafka", f"{self._brokers}: {why}", remedy) from None

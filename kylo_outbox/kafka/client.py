@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, ParamSpec, Type
 
 from confluent_kafka import KafkaError, KafkaException
 
+from kylo_outbox.kafka.reasons import in_our_words
 from kylo_outbox.model.errors import KyloError, Misconfigured, Transient
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ class KafkaFault(Transient):
     """Kafka did not do it this time; the client stays usable. `kind` and `code` say what librdkafka meant.
 
     `kind` is `broker` (an outage or a move: wait) or `record` (what was asked for is refused: topic, size, rights).
+    `aborts`: the transaction that was open can only be aborted.
     """
 
-    def __init__(self, text: str, kind: Kind, code: str) -> None:
+    def __init__(self, text: str, kind: Kind, code: str, *, aborts: bool = False) -> None:
         super().__init__(text)
         self.kind = kind
         self.code = code
+        self.aborts = aborts
 
 
 class KafkaFatal(KyloError):  # noqa: N818 - the name says what to do with the client
@@ -132,7 +135,7 @@ def build(factory: Callable[[dict[str, Any]], T], config: dict[str, Any]) -> T:
     except (KafkaException, ValueError, TypeError) as refused:
         caught = refused
     error = error_of(caught)
-    raise Misconfigured(f"Kafka settings (KAFKA_*) cannot be followed: {error.str() if error else caught}")
+    raise Misconfigured(f"Kafka settings cannot be followed: {in_our_words(error.str() if error else str(caught))}")
 
 
 def guarded(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:  # noqa: RET503 - ends in NoReturn
@@ -200,7 +203,7 @@ def raise_for(error: KafkaError, doing: str = "Kafka") -> NoReturn:
     kind, text = classify(error), f"{doing}: {error.name()}: {error.str()}"
     if kind == "fatal":
         raise KafkaFatal(text, error.name())
-    raise KafkaFault(text, kind, error.name())
+    raise KafkaFault(text, kind, error.name(), aborts=error.txn_requires_abort())
 
 
 def _raise_as_ours(caught: object) -> NoReturn:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from confluent_kafka import Producer
 
 from kylo_outbox.kafka.client import KafkaAddress, KafkaFault, build, client_config, guarded
+from kylo_outbox.kafka.reasons import Heard
 from kylo_outbox.model.errors import Unreachable
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ class BrokerContact:
 
     def __init__(self, address: KafkaAddress) -> None:
         self._address = address
-        self._client = build(Producer, client_config(address))
+        self._heard = Heard()
+        self._client = build(Producer, {**client_config(address), **self._heard.settings})
         self._at: float | None = None
 
     def ask(self, seconds: float = 2.0) -> bool:
@@ -27,7 +29,9 @@ class BrokerContact:
         try:
             guarded(self._client.list_topics, timeout=seconds)
         except KafkaFault:
+            guarded(self._client.poll, 0)
             return False
+        self._heard.clear()
         self._at = time.monotonic()
         return True
 
@@ -39,10 +43,11 @@ class BrokerContact:
         """Refuse to start without a broker.
 
         Raises:
-            Unreachable: naming the address and the remedy.
+            Unreachable: naming the address, why nobody answers, and the setting to look at.
         """
         if not self.ask(seconds):
-            raise Unreachable("Kafka", f"no broker at {self._address.brokers} answers", "Check KAFKA_BROKERS")
+            why, remedy = self._heard.why()
+            raise Unreachable("Kafka", f"{self._address.brokers}: {why}", remedy)
 
     def partitions(self, topics: Collection[str]) -> dict[str, int]:
         """How many partitions each of `topics` has; one that the broker does not know is left out."""

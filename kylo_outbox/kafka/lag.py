@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, TopicPartition
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, TopicPartition
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from kylo_outbox.kafka.client import KafkaFault, build, client_config, guarded
@@ -42,7 +42,8 @@ class PartitionLag:
         partition: Its number.
         committed: The next offset the group will read; None if it never committed (our groups begin at the oldest).
         end: The next offset that will be written.
-        messages: How many records are unread; records of aborted transactions count, because the broker counts them.
+        messages: How many records are unread, as the broker counts: marks of transactions and what they aborted are
+            among them, unless nothing else is.
         seconds: Age of the first unread record; 0.0 if nothing is unread, None if it could not be told in time.
     """
 
@@ -135,17 +136,20 @@ class Lag:
         written = self._written({first_unread(each) for each in behind[:_LOOK_PARTITIONS]})
         now = time.time()
         return [
-            replace(each, seconds=max(0.0, now - written[place])) if (place := first_unread(each)) in written else each
-            for each in found
+            _aged(each, written[place], now) if (place := first_unread(each)) in written else each for each in found
         ]
 
-    def _written(self, places: set[Place]) -> dict[Place, float]:
-        """When the record at (or after) each place was written, in seconds since 1970; those reached in time."""
+    def _written(self, places: set[Place]) -> dict[Place, float | None]:
+        """When the record at (or after) each place was written, in seconds since 1970; those reached in time.
+
+        None: only marks of transactions lie there, which nobody ever reads.
+        """
         until = time.monotonic() + _LOOK_SECONDS
         # One record a partition is enough: small requests, and a partition is let go as soon as it has answered.
         config = {"fetch.message.max.bytes": 4096, "queued.max.messages.kbytes": 1024, "fetch.wait.max.ms": 50}
+        config |= {"enable.partition.eof": True}
         consumer = build(Consumer, {**client_config(self._address), **LOOKING, **config})
-        found: dict[Place, float] = {}
+        found: dict[Place, float | None] = {}
         try:
             while places and time.monotonic() < until:
                 # Groups that stand at different offsets of one partition take turns.
@@ -157,21 +161,31 @@ class Lag:
         return found
 
 
-def _first_records(consumer: Consumer, turn: dict[tuple[str, int], int], until: float) -> dict[Place, float]:
-    found: dict[Place, float] = {}
+def _first_records(consumer: Consumer, turn: dict[tuple[str, int], int], until: float) -> dict[Place, float | None]:
+    found: dict[Place, float | None] = {}
     waiting = dict(turn)
     guarded(consumer.assign, [TopicPartition(topic, number, offset) for (topic, number), offset in turn.items()])
     while waiting and time.monotonic() < until:
         for message in guarded(consumer.consume, _MANY, _POLL):
             partition = (message.topic() or "", message.partition() or 0)
-            if message.error() is not None or partition not in waiting:
+            error = message.error()
+            at_end = error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001 - its public name
+            if partition not in waiting or (error is not None and not at_end):
                 continue
             kind, stamp = message.timestamp()
-            if kind != TIMESTAMP_NOT_AVAILABLE:
+            if at_end:
+                found[(*partition, waiting[partition])] = None
+            elif kind != TIMESTAMP_NOT_AVAILABLE:
                 found[(*partition, waiting[partition])] = stamp / 1000
             del waiting[partition]
             guarded(consumer.incremental_unassign, [TopicPartition(*partition)])
     return found
+
+
+def _aged(lag: PartitionLag, written: float | None, now: float) -> PartitionLag:
+    if written is None:
+        return replace(lag, messages=0, seconds=0.0)
+    return replace(lag, seconds=max(0.0, now - written))
 
 
 def _behind(group: str, topic: str, partition: int, committed: int | None, low: int, end: int) -> PartitionLag:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from kylo_outbox.kafka.client import (
     KafkaAddress,
     KafkaFatal,
-    KafkaFault,
     build,
     classify,
     client_config,
@@ -25,12 +25,18 @@ from kylo_outbox.kafka.client import (
     guarded,
     record_errors,
 )
+from kylo_outbox.kafka.partitions import Partitions
 from kylo_outbox.model.events import HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-_REFRESH = 60.0
+BATCH_BYTES: Final = 1_000_000
+_SMALLEST_BATCH: Final = 16_384
+_TOO_LARGE: Final = frozenset(
+    {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE}
+)
+_TOO_LARGE_TEXTS: Final = frozenset(KafkaError(code).str() for code in _TOO_LARGE)
 # What the client's own gap-less stop says of a record that the broker will never take.
 _GAPLESS = "_GAPLESS_GUARANTEE"
 
@@ -41,14 +47,18 @@ logging.getLogger("kylo_outbox.kafka.librdkafka").addFilter(
 
 
 class Ticket:
-    """One batch in flight. `done` once every record is acknowledged; `failure` as soon as one is refused."""
+    """One batch in flight. `done` once every record is acknowledged; `failure` as soon as one is refused.
 
-    __slots__ = ("acknowledged", "expected", "failure")
+    A tracked one (given the ids of its rows) also knows which of them are not acknowledged.
+    """
 
-    def __init__(self, expected: int) -> None:
+    __slots__ = ("_missing", "acknowledged", "expected", "failure")
+
+    def __init__(self, expected: int, ids: Iterable[int] | None = None) -> None:
         self.expected = expected
         self.acknowledged = 0
         self.failure: KafkaError | None = None
+        self._missing = None if ids is None else set(ids)
 
     def __call__(self, error: KafkaError | None, _message: Any) -> None:
         """Delivery report: only noted, because nothing may be raised here."""
@@ -56,6 +66,33 @@ class Ticket:
             self.acknowledged += 1
         elif self.failure is None:
             self.failure = error
+
+    def report(self, number: int, error: KafkaError | None, _message: Any) -> None:
+        """Delivery report of one row of a tracked batch."""
+        if error is None and self._missing is not None:
+            self._missing.discard(number)
+        self(error, _message)
+
+    def missing(self) -> set[int]:
+        """Ids of the rows without an acknowledgement.
+
+        Raises:
+            ValueError: the batch was sent without `tracked`; nobody knows which row an acknowledgement was for.
+        """
+        if self._missing is None:
+            raise ValueError("only a batch that was sent with tracked=True knows its rows")
+        return set(self._missing)
+
+    def failed(self, error: KafkaError | None, _message: Any) -> None:
+        """Delivery report inside a transaction: only a refusal counts, acceptance comes with the commit."""
+        if error is not None and self.failure is None:
+            self.failure = error
+
+    def complete(self) -> None:
+        """Everything is acknowledged: the transaction around it is committed."""
+        self.acknowledged = self.expected
+        if self._missing is not None:
+            self._missing.clear()
 
     @property
     def done(self) -> bool:
@@ -74,6 +111,16 @@ class Ticket:
         # Delivery reports may never come after the gap-less stop; then only its text names the broker's answer.
         return fatal is not None and fatal.code == _GAPLESS and any(text in str(fatal) for text in record_errors())
 
+    def refused_for_size(self, fatal: KafkaFatal | None) -> bool:
+        """Whether a limit of size was in the way: of one record, or of a whole batch of innocent ones.
+
+        The broker measures the batch that the client has put together, whose size `Publisher.rebuild(smaller=True)`
+        halves.
+        """
+        if self.failure is not None and self.failure.code() in _TOO_LARGE:
+            return True
+        return fatal is not None and fatal.code == _GAPLESS and any(text in str(fatal) for text in _TOO_LARGE_TEXTS)
+
 
 def names_missing_topic(reason: str) -> bool:
     """Whether a refusal is about a topic that is not there: such a one ends by itself once it is."""
@@ -87,9 +134,21 @@ class NoBroker:
         """No topic exists."""
         return False
 
-    def send(self, rows: Sequence[tuple[Any, ...]]) -> Ticket:
+    def partition_of(self, _topic: str, _key: bytes) -> int | None:
+        """No topic, no partition."""
+        return None
+
+    def leaderless(self, _topic: str) -> frozenset[int]:
+        """No topic, no partition."""
+        return frozenset()
+
+    def answers(self) -> bool:
+        """Nobody does."""
+        return False
+
+    def send(self, rows: Sequence[tuple[Any, ...]], *, tracked: bool = False) -> Ticket:
         """Never called with rows, because no topic exists."""
-        return Ticket(len(rows))
+        return Ticket(len(rows), [row[0] for row in rows] if tracked else None)
 
     def poll(self, seconds: float = 0.0) -> None:
         """Nothing is in flight."""
@@ -106,7 +165,7 @@ class NoBroker:
         """Nothing can break."""
         return None
 
-    def rebuild(self) -> None:
+    def rebuild(self, *, smaller: bool = False) -> None:
         """Nothing to build."""
 
     def close(self) -> None:
@@ -114,73 +173,90 @@ class NoBroker:
 
 
 class Publisher:
-    """A producer for one lane. Not safe to share between threads."""
+    """A producer for one lane. Not safe to share between threads.
 
-    def __init__(self, address: KafkaAddress, store_id: str, generation: int) -> None:
+    `batch_bytes` bounds what the client puts together for one partition; a larger record still goes, alone.
+    """
+
+    def __init__(self, address: KafkaAddress, store_id: str, *, batch_bytes: int = BATCH_BYTES) -> None:
         self._config = {
             **client_config(address),
             "enable.idempotence": True,
-            "enable.gapless.guarantee": True,
+            **self._guarantee(),
             "acks": "all",
             "message.timeout.ms": 0,
             # Long enough to fill batches under load; `hurry` sends at once when there is no load.
             "linger.ms": 20,
-            "batch.size": 1_000_000,
+            "batch.size": batch_bytes,
             # Topics have limits of their own; this one only must not be smaller than theirs.
             "message.max.bytes": 4_200_000,
             "queue.buffering.max.messages": 500_000,
             "queue.buffering.max.kbytes": 1_048_576,
             "partitioner": "murmur2_random",
+            # The topic was there a moment ago: one that was deleted since must not hold the others up for long.
+            "topic.metadata.propagation.max.ms": 5000,
         }
-        self._prefix = f"1;{store_id};{generation};"
-        self._producer = build(Producer, self._config)
-        self._known: dict[str, float] = {}
+        self._prefix = f"1;{store_id};"
         self._fatal: KafkaFatal | None = None
+        self._open()
+
+    def _guarantee(self) -> dict[str, Any]:
+        # A refused record makes the client fatal before a successor of it is sent.
+        return {"enable.gapless.guarantee": True}
+
+    def _open(self) -> None:
+        self._producer = build(Producer, self._config)
+        self._partitions = Partitions(self._producer)
 
     def exists(self, topic: str) -> bool:
-        """Whether the broker knows the topic (asked again after a minute; a missing one is asked for each time).
+        """Whether the broker knows the topic; raises `KafkaFault` while nobody answers and it was never seen."""
+        return self._partitions.exists(topic)
 
-        Raises:
-            KafkaFault: while no broker answers.
-        """
-        now = time.monotonic()
-        if self._known.get(topic, -_REFRESH) > now - _REFRESH:
-            return True
-        try:
-            found = guarded(self._producer.list_topics, topic, 5.0)
-        except KafkaFault:
-            if topic in self._known:
-                return True  # it was there before the outage; what is sent waits in order
-            raise
-        if found.topics[topic].error is not None:
-            self._known.pop(topic, None)
-            return False
-        self._known[topic] = now
-        return True
+    def partition_of(self, topic: str, key: bytes) -> int | None:
+        """The partition that a key goes to; None before `exists` was true for the topic."""
+        return self._partitions.partition_of(topic, key)
 
-    def send(self, rows: Sequence[tuple[Any, ...]]) -> Ticket:
+    def leaderless(self, topic: str) -> frozenset[int]:
+        """Partitions of a topic that nobody leads, at most a second old."""
+        return self._partitions.leaderless(topic)
+
+    def answers(self) -> bool:
+        """Whether a broker answers within a moment."""
+        return self._partitions.answers()
+
+    def send(self, rows: Sequence[tuple[Any, ...]], *, tracked: bool = False) -> Ticket:
         """Hand rows of the outbox to the client, in order; returns at once.
 
         A record refused on the spot ends the batch there (`failure` is set), so that no later record passes it.
+        `tracked` costs a callable for each record; the ticket then tells which rows are not acknowledged.
         """
-        ticket = Ticket(len(rows))
+        ticket = Ticket(len(rows), [row[0] for row in rows] if tracked else None)
+        reports = (partial(ticket.report, row[0]) for row in rows) if tracked else repeat(ticket)
+        self._hand_over(rows, ticket, reports)
+        return ticket
+
+    def _hand_over(
+        self, rows: Sequence[tuple[Any, ...]], ticket: Ticket, reports: Iterable[Callable[..., None]]
+    ) -> None:
         produce = self._producer.produce
         prefix = self._prefix
-        for number, topic, key, kind, payload, headers, event_id, _ in rows:
-            records: list[tuple[str, str | bytes | None]] = [(HEADER, f"{prefix}{number};{event_id};{kind}".encode())]
+        for (number, topic, key, kind, payload, headers, event_id, _, generation), report in zip(
+            rows, reports, strict=False
+        ):
+            origin = f"{prefix}{generation};{number};{event_id};{kind}".encode()
+            records: list[tuple[str, str | bytes | None]] = [(HEADER, origin)]
             if headers is not None:
                 records.extend(json.loads(headers).items())
             while True:
                 try:
-                    produce(topic, payload, key, on_delivery=ticket, headers=records)
+                    produce(topic, payload, key, on_delivery=report, headers=records)
                 except BufferError:
-                    self.poll(0.05)
+                    self._serve(self._producer.poll, 0.05)
                     continue
                 except KafkaException as refused:
                     ticket.failure = error_of(refused)
-                    return ticket
+                    return
                 break
-        return ticket
 
     @property
     def fatal(self) -> KafkaFatal | None:
@@ -200,11 +276,16 @@ class Publisher:
         self._serve(self._producer.flush, seconds)
         return len(self._producer)
 
-    def rebuild(self) -> None:
-        """Throw the client away with everything it has not sent, and build a new one."""
+    def rebuild(self, *, smaller: bool = False) -> None:
+        """Throw the client away with everything it has not sent, and build a new one.
+
+        `smaller` halves the batches that the client puts together, down to 16 KiB: a topic whose limit is below them
+        refuses whole batches of innocent records. They stay that small until the process starts again.
+        """
         self.close()
-        self._producer = build(Producer, self._config)
-        self._known.clear()
+        if smaller:
+            self._config["batch.size"] = max(_SMALLEST_BATCH, self._config["batch.size"] // 2)
+        self._open()
         self._fatal = None
 
     def close(self) -> None:

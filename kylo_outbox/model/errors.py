@@ -33,6 +33,15 @@ class Unreachable(Transient):
         self.remedy = remedy
 
 
+class Overloaded(Transient):
+    """Too much waits already, so nothing more is taken; `retry_after` says when to come back, in seconds."""
+
+    def __init__(self, faults: Sequence[str], retry_after: float) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = tuple(faults)
+        self.retry_after = retry_after
+
+
 class Poison(KyloError):  # noqa: N818
     """This record can never be applied as it is; `reason` is stored beside its bytes."""
 

@@ -32,9 +32,13 @@ class Event:
         event_id: Stable over repeats, replays and rebuilds.
         outbox_id: Number of the outbox row; None for records of other producers.
         created_at: When the writer emitted it (for received events: the record's time stamp).
+        available_at: Not to be published before; None for at once, and for received events.
     """
 
-    __slots__ = ("_payload", "_raw", "created_at", "event_id", "headers", "key", "outbox_id", "topic", "type")
+    __slots__ = (
+        *("_payload", "_raw", "available_at", "created_at", "event_id", "headers", "key", "outbox_id"),
+        *("topic", "type"),
+    )
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Event:
         raw: bytes | None = None,
         outbox_id: int | None = None,
         created_at: datetime | None = None,
+        available_at: datetime | None = None,
     ) -> None:
         self.topic = topic
         self.key = key
@@ -56,6 +61,7 @@ class Event:
         self.event_id = event_id
         self.outbox_id = outbox_id
         self.created_at = created_at
+        self.available_at = available_at
         self._payload = payload
         self._raw = raw
 
@@ -89,6 +95,7 @@ class Event:
             event_id=event_id,
             raw=raw,
             created_at=self.created_at,
+            available_at=self.available_at,
         )
 
     def __repr__(self) -> str:

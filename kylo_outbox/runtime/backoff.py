@@ -1,4 +1,4 @@
-"""How long to wait: longer after each failure with jitter, and adaptively while there is nothing to do."""
+"""How long to wait after failures: longer after each one, with jitter."""
 
 from __future__ import annotations
 
@@ -22,16 +22,3 @@ class Backoff:
     def succeeded(self) -> None:
         """Forget the failures."""
         self.failures = 0
-
-
-class Idling:
-    """Adaptive polling: `shortest` seconds after work, doubling up to `longest` while there is none."""
-
-    def __init__(self, *, shortest: float = 0.001, longest: float = 0.02) -> None:
-        self._shortest, self._longest = shortest, longest
-        self._next = shortest
-
-    def pause(self, *, worked: bool) -> float:
-        """Seconds until the next look."""
-        self._next = self._shortest if worked else min(self._next * 2, self._longest)
-        return self._next

@@ -3,6 +3,8 @@
 A lease is at most `LEASE` long by the database's clock and carries an epoch; whoever takes a lane over raises the
 epoch, and a cursor is moved only under the epoch that moved it last, so a relay that was stopped and wakes up moves
 nothing. An advisory lock of the holder's connection tells a newcomer at once that the former holder is gone.
+
+A side lane serves one slot of its parent apart, under the parent's lease and epoch (see `store/sides.py`).
 """
 
 from __future__ import annotations
@@ -18,10 +20,17 @@ LEASE = timedelta(seconds=1.2)
 _LOCK_CLASS = 1802068081
 
 TAKE = """
-update kylo.lanes
-   set epoch = epoch + 1, holder = %(holder)s, lease_until = clock_timestamp() + %(lease)s
- where lane = %(lane)s and (lease_until < clock_timestamp() or %(alone)s)
-returning lane, slot_from, slot_to, epoch, high_water, snapshot::text
+with taken as (
+    update kylo.lanes
+       set epoch = epoch + 1, holder = %(holder)s, lease_until = clock_timestamp() + %(lease)s
+     where lane = %(lane)s and parent is null and (lease_until < clock_timestamp() or %(alone)s)
+    returning *
+), sides as (
+    update kylo.lanes s set epoch = taken.epoch from taken where s.parent = taken.lane returning s.*
+)
+select lane, slot_from, slot_to, except_slots, epoch, high_water, snapshot::text
+  from (select * from taken union all select * from sides) ours
+ order by parent nulls first, lane
 """
 RENEW = """
 update kylo.lanes set lease_until = clock_timestamp() + %(lease)s
@@ -62,27 +71,50 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
+class Slots:
+    """`first` <= slot < `end`, without those in `without`."""
+
+    first: int
+    end: int
+    without: tuple[int, ...] = ()
+
+    @property
+    def all(self) -> bool:
+        """Whether these are all slots there are."""
+        return (self.first, self.end) == (0, 1024) and not self.without
+
+
+@dataclass(frozen=True, slots=True)
 class Lane:
-    """A lane that is ours: slots `slot_from` <= slot < `slot_to`, the epoch of our lease, the stored cursor."""
+    """A lane that is ours: its slots, the epoch of our lease, the stored cursor, and its side lanes."""
 
     number: int
-    slot_from: int
-    slot_to: int
+    slots: Slots
     epoch: int
     cursor: Cursor
+    sides: tuple[Lane, ...] = ()
+
+
+def numbers(connection: psycopg.Connection[Any]) -> list[int]:
+    """The lanes of a store that can be taken."""
+    rows = connection.execute("select lane from kylo.lanes where parent is null order by lane")
+    return [lane for (lane,) in rows]
 
 
 def take(connection: psycopg.Connection[Any], lane: int, holder: str) -> Lane | None:
     """Take the lane if its lease ended or its holder's connection is gone; None while it is somebody else's."""
-    [alone] = _one(connection, "select pg_try_advisory_lock(%s, %s)", (_LOCK_CLASS, lane))
+    [alone] = one(connection, "select pg_try_advisory_lock(%s, %s)", (_LOCK_CLASS, lane))
     values = {"lane": lane, "holder": holder, "lease": LEASE, "alone": alone}
-    row = connection.execute(TAKE, values).fetchone()
-    if row is None:
+    found = [
+        Lane(number, Slots(first, end, tuple(without)), epoch, Cursor(high_water, snapshot))
+        for number, first, end, without, epoch, high_water, snapshot in connection.execute(TAKE, values)
+    ]
+    if not found:
         if alone:
             connection.execute("select pg_advisory_unlock(%s, %s)", (_LOCK_CLASS, lane))
         return None
-    number, slot_from, slot_to, epoch, high_water, snapshot = row
-    return Lane(number, slot_from, slot_to, epoch, Cursor(high_water, snapshot))
+    ours, *sides = found
+    return Lane(ours.number, ours.slots, ours.epoch, ours.cursor, tuple(sides))
 
 
 def renew(connection: psycopg.Connection[Any], lane: Lane) -> bool:
@@ -101,7 +133,7 @@ def advance(connection: psycopg.Connection[Any], lane: Lane, former: int, cursor
         "snapshot": cursor.snapshot,
         "count": count,
     }
-    [moved] = _one(connection, ADVANCE, values)
+    [moved] = one(connection, ADVANCE, values)
     return bool(moved)
 
 
@@ -111,7 +143,8 @@ def release(connection: psycopg.Connection[Any], lane: Lane) -> None:
     connection.execute("select pg_advisory_unlock(%s, %s)", (_LOCK_CLASS, lane.number))
 
 
-def _one(connection: psycopg.Connection[Any], sql: str, values: Any) -> tuple[Any, ...]:
+def one(connection: psycopg.Connection[Any], sql: str, values: Any) -> tuple[Any, ...]:
+    """The one row of a statement that always answers."""
     row: tuple[Any, ...] | None = connection.execute(sql, values).fetchone()
     if row is None:
         raise RuntimeError("a statement that always answers did not")

@@ -1,8 +1,8 @@
 """Reading the outbox: every committed event once, in commit order per key, without a mark on any row.
 
-State between two turns is a cursor: the highest id read and the snapshot of that read. A turn asks, in one statement
-and so under one new snapshot, first for late rows (id not above the cursor, invisible to the old snapshot, visible to
-the new one) and then for rows above it in id order. The lock of `kylo.emit` makes id order commit order for a key, so
+State between two turns is a cursor: the highest id read and the snapshot of that read. A turn takes a new snapshot and
+asks, as seen by it, first for late rows (id not above the cursor, invisible to the old snapshot, visible to the new
+one) and then for rows above it in id order. The lock of `kylo.emit` makes id order commit order for a key, so
 a late row belongs to a key of which nothing later was visible: late first, then new, keeps every key in order.
 
 A snapshot's xmax is the last *completed* transaction + 1: transactions running above it are not in its list, so the
@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kylo_outbox.model.errors import Fatal
 from kylo_outbox.store.lanes import Cursor
 
 if TYPE_CHECKING:
@@ -25,32 +26,55 @@ if TYPE_CHECKING:
     import psycopg
 
     from kylo_outbox.store.engine import Database
+    from kylo_outbox.store.lanes import Lane
 
-Row = tuple[int, str, bytes, str, bytes, str | None, str, float]
-"""(id, topic, key, type, payload, headers as JSON text or None, event id, seconds since 1970 of the emit)."""
+Row = tuple[int, str, bytes, str, bytes, str | None, str, float, int]
+"""(id, topic, key, type, payload, headers as JSON text or None, event id, seconds since 1970, generation)."""
 
-_COLUMNS = "id, topic, key, type, payload, headers::text, event_id::text, extract(epoch from created_at)::float8"
+_COLUMNS = (
+    "id, topic, key, type, payload, headers::text, event_id::text, extract(epoch from created_at)::float8, generation"
+)
 
-# `id + 0` and `offset 0` keep the planner from walking history in the order of ids: late rows are found by their xid.
-# Part 0 is the snapshot of this very statement, part 1 the late rows, part 2 the new ones.
-TURN = f"""
-select 0, 0::bigint, pg_current_snapshot()::text, null::bytea, null::text, null::bytea, null::text, null::text,
-       0::float8
-union all
-(select 1, {_COLUMNS} from (
-     select * from kylo.outbox_log
-  where id + 0 <= %(high_water)s and id + 0 > %(late_after)s and slot >= %(slot_from)s and slot < %(slot_to)s
-    and (xid = any(%(running)s::xid8[])
-         or (xid >= %(xmax)s::xid8 and xid < pg_snapshot_xmax(coalesce(%(until)s::pg_snapshot, pg_current_snapshot()))))
-    and pg_visible_in_snapshot(xid, coalesce(%(until)s::pg_snapshot, pg_current_snapshot()))
-    and not pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
-  offset 0) late
-  order by id limit %(limit)s)
-union all
-(select 2, {_COLUMNS} from kylo.outbox_log
-  where id > %(high_water)s and slot >= %(slot_from)s and slot < %(slot_to)s and %(until)s::pg_snapshot is null
-  order by id limit %(limit)s)
-"""  # noqa: S608 - the only thing put in is a constant of this file
+# A turn looks at the clock of transactions first; what follows is asked for "as that snapshot saw it", in statements
+# of their own, so that each is planned once. A lane with all slots asks for none: the planner guesses slots badly.
+LOOK = """
+select pg_current_snapshot()::text, epoch, pg_sequence_last_value('kylo.outbox_log_id_seq'::regclass)
+  from kylo.lanes where lane = %s
+"""
+_SLOTS = "and slot >= %(slot_from)s and slot < %(slot_to)s and slot <> all(%(without)s::smallint[])"
+# Late rows are asked for by their transaction, so that history is never walked: those that ran at the last snapshot
+# one by one in the order of ids (a long one may have a million), those that began after it together.
+LATE = f"""
+select {_COLUMNS} from (
+    select o.* from unnest(%(running)s::xid8[]) r
+     cross join lateral (
+         select * from kylo.outbox_log
+          where xid = r and id > %(late_after)s and id <= %(high_water)s {{slots}}
+          order by id limit %(limit)s) o
+     where pg_visible_in_snapshot(r, %(until)s::pg_snapshot)
+    union all
+    select * from (
+        select * from kylo.outbox_log
+         where xid >= %(xmax)s::xid8 and xid < pg_snapshot_xmax(%(until)s::pg_snapshot)
+           and id + 0 > %(late_after)s and id + 0 <= %(high_water)s {{slots}}
+           and pg_visible_in_snapshot(xid, %(until)s::pg_snapshot)
+        offset 0) since) late
+ order by id limit %(limit)s
+"""  # noqa: S608 - the only things put in are constants of this file
+NEW = f"""
+select {_COLUMNS} from kylo.outbox_log
+ where id > %(high_water)s and id <= %(upto)s and pg_visible_in_snapshot(xid, %(until)s::pg_snapshot) {{slots}}
+ order by id limit %(limit)s
+"""  # noqa: S608 - the only things put in are constants of this file
+# Plans made once that walk an index in its order, whatever the statistics of a young partition are.
+PLANS = """
+select set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false),
+       set_config('enable_bitmapscan', 'off', false), set_config('enable_sort', 'off', false),
+       set_config('max_parallel_workers_per_gather', '0', false), set_config('jit', 'off', false)
+"""
+_NO_BOUND = 2**63 - 1
+# Many late rows at once (a long transaction) are sorted once for so many turns.
+_LATE_TURNS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,46 +87,95 @@ class Turn:
 
 
 class Reader:
-    """Reads one lane turn by turn from a cursor. Not safe to share; uses one autocommit connection."""
+    """Reads one lane turn by turn from its cursor. Not safe to share; uses one autocommit connection with `PLANS`."""
 
-    def __init__(self, connection: psycopg.Connection[Any], slots: tuple[int, int], cursor: Cursor) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], lane: Lane, cursor: Cursor | None = None) -> None:
         self._cursor = connection.cursor(binary=True)
-        self._slots = slots
-        self._at = cursor
+        self._lane = lane
+        self._at = cursor or lane.cursor
+        slots = "" if lane.slots.all else _SLOTS
+        self._late_sql, self._new_sql = LATE.format(slots=slots), NEW.format(slots=slots)
         # While late rows need several turns, the old snapshot stays the state and the new one is kept fixed.
         self._until: str | None = None
+        self._late: list[Row] = []
         self._late_after = 0
+        # Whether the last turn read everything that its snapshot showed.
+        self._at_end = False
 
     @property
     def cursor(self) -> Cursor:
         """The state after everything read so far."""
         return self._at
 
-    def read(self, limit: int) -> Turn:
-        """The next rows, at most `limit` late and `limit` new ones; an empty list when nothing has been committed."""
+    def read(self, limit: int, upto: Cursor | None = None) -> Turn:
+        """The next rows, at most `limit` late and `limit` new ones; an empty list when nothing has been committed.
+
+        With `upto`, nothing that `upto` does not cover; a turn that is not full then ends at that very cursor.
+
+        Raises:
+            Fatal: the lane was taken over; nothing was read.
+        """
+        now, newest = self._look()
+        if upto is not None and upto.high_water < self._at.high_water:
+            upto = None
+        until = self._until or (upto.snapshot if upto else now)
+        late = self._read_late(limit, until)
+        if len(late) == limit:
+            self._until = until
+            return Turn(late, self._at, full=True)
+        again, self._until, self._late_after = self._until is not None, None, 0
+        if again or (self._at_end and upto is None and until == self._at.snapshot):
+            # After late rows of several turns their snapshot is old: the next turn takes a new one. And where all was
+            # read and no transaction has ended since, there is nothing new.
+            self._at_end = not again
+            self._at = Cursor(self._at.high_water, until)
+            return Turn(late, self._at, full=again)
+        last = upto.high_water if upto else _NO_BOUND
+        new = self._cursor.execute(self._new_sql, self._values(limit, until) | {"upto": last}).fetchall()
+        full = len(new) == limit
+        self._at_end = not full
+        reached = new[-1][0] if new else self._at.high_water
+        if not full:
+            reached = self._end(reached, newest, upto)
+        self._at = Cursor(reached, until)
+        return Turn(late + new if late else new, self._at, full)
+
+    def _look(self) -> tuple[str, int]:
+        found = self._cursor.execute(LOOK, (self._lane.number,)).fetchone()
+        if found is None or found[1] != self._lane.epoch:
+            raise Fatal(f"lane {self._lane.number} was taken over (epoch {self._lane.epoch} is over)")
+        return found[0], found[2] or 0
+
+    def _read_late(self, limit: int, until: str) -> list[Row]:
+        if not self._late and until != self._at.snapshot:
+            values = self._values(limit * _LATE_TURNS, until)
+            self._late = self._cursor.execute(self._late_sql, values).fetchall()
+        rows, self._late = self._late[:limit], self._late[limit:]
+        if rows:
+            self._late_after = rows[-1][0]
+        return rows
+
+    def _end(self, last: int, newest: int, upto: Cursor | None) -> int:
+        """The id up to which everything visible was read; whatever below it is not visible comes as a late row."""
+        if upto is not None:
+            return upto.high_water
+        # A lane that leaves slots out would read past the rows of others again and again.
+        return last if self._lane.slots.all else max(last, newest)
+
+    def _values(self, limit: int, until: str) -> dict[str, Any]:
         _, xmax, running = self._at.snapshot.split(":")
-        values = {
+        slots = self._lane.slots
+        return {
             "high_water": self._at.high_water,
             "late_after": self._late_after,
-            "slot_from": self._slots[0],
-            "slot_to": self._slots[1],
+            "slot_from": slots.first,
+            "slot_to": slots.end,
+            "without": list(slots.without),
             "running": running.split(",") if running else [],
             "xmax": xmax,
-            "snapshot": self._at.snapshot,
-            "until": self._until,
+            "until": until,
             "limit": limit,
         }
-        found = self._cursor.execute(TURN, values).fetchall()
-        snapshot: str = self._until or found[0][2]
-        late = [row[1:] for row in found if row[0] == 1]
-        if len(late) == limit:
-            self._until, self._late_after = snapshot, late[-1][0]
-            return Turn(late, self._at, full=True)
-        new = [row[1:] for row in found[1 + len(late) :]]
-        self._at = Cursor(new[-1][0] if new else self._at.high_water, snapshot)
-        full = len(new) == limit or self._until is not None
-        self._until, self._late_after = None, 0
-        return Turn(late + new, self._at, full)
 
 
 STORED = f"""

@@ -1,20 +1,24 @@
-"""One relay's connection to one store: the lane it holds, its reader and its holds, with errors turned into ours."""
+"""One relay's connection to one store: the lane it holds, its readers and its holds, with errors turned into ours."""
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from kylo_outbox.model.errors import Fatal, NotReady
-from kylo_outbox.store import held, lanes
+from kylo_outbox.model.errors import Fatal
+from kylo_outbox.store import held, lanes, relay_dead, sides
+from kylo_outbox.store.bell import Bell
 from kylo_outbox.store.engine import as_ours, connect
-from kylo_outbox.store.outbox import Reader
+from kylo_outbox.store.identity import enter
+from kylo_outbox.store.outbox import PLANS, Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
+    from kylo_outbox.store.identity import StoreId
     from kylo_outbox.store.lanes import Cursor, Lane
     from kylo_outbox.store.outbox import Row, Turn
 
@@ -22,7 +26,8 @@ if TYPE_CHECKING:
 class LaneSession:
     """Holds at most one lane of one store. Every method may raise `Transient`; then the session must be closed.
 
-    The connection is direct and stays open while the lane is held: the lease follows it.
+    The connection is direct and stays open while the lane is held: the lease follows it. Whatever writes raises
+    `Fatal`, with nothing written, once the lane is somebody else's.
     """
 
     def __init__(self, dsn: str, name: str) -> None:
@@ -30,10 +35,15 @@ class LaneSession:
         with as_ours(name):
             # Only the cursor is written here; a cursor write lost in a crash means repeats, never loss.
             self._connection = connect(dsn, f"relay {name}", autocommit=True, durable=False)
-            self._connection.execute("set max_parallel_workers_per_gather = 0")
+            self._connection.execute(PLANS)
         self._lane: Lane | None = None
-        self._reader: Reader | None = None
-        self._stored: Cursor | None = None
+        # The lane itself and its side lanes, by number, each with what is stored of it.
+        self._parts: dict[int, Lane] = {}
+        self._stored: dict[int, Cursor] = {}
+        self._readers: dict[int, Reader] = {}
+        self._bell: Bell | None = None
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="read ahead")
+        self._ahead: Future[Turn] | None = None
 
     @property
     def lane(self) -> Lane | None:
@@ -41,83 +51,160 @@ class LaneSession:
         return self._lane
 
     @property
+    def parts(self) -> list[int]:
+        """Numbers of the lane and its side lanes, the lane first."""
+        return list(self._parts)
+
+    @property
     def broken(self) -> bool:
         """Whether the connection is gone, and the lane with it."""
         return self._connection.closed
 
-    def identity(self) -> tuple[str, int]:
-        """(store id, generation) that every record of this store carries."""
+    def identity(self) -> StoreId:
+        """The name of the store, checked on this very connection; raises `NotReady` for a copy."""
         with self._errors():
-            row = self._connection.execute("select store_id, generation from kylo.store").fetchone()
-        if row is None:
-            raise NotReady(f"{self._name}: the store has no name; run `kylo-outbox migrate`")
-        return row[0], row[1]
+            return enter(self._connection)
 
     def take(self, lane: int, holder: str) -> bool:
-        """Try to take `lane`; True if it is ours now, with the reader at its stored cursor."""
+        """Try to take `lane`; True if it is ours now, with the readers at the stored cursors."""
         with self._errors():
-            self._lane = lanes.take(self._connection, lane, holder)
-        if self._lane is not None:
-            self._stored = self._lane.cursor
-            self.rewind()
-        return self._lane is not None
+            self._lane = taken = lanes.take(self._connection, lane, holder)
+            if taken is None:
+                return False
+            self._bell = self._bell or Bell(self._connection, taken.slots)
+        self._parts = {part.number: part for part in (taken, *taken.sides)}
+        self._stored = {part.number: part.cursor for part in self._parts.values()}
+        self.rewind()
+        return True
 
-    def read(self, limit: int) -> Turn:
-        """The next rows of the lane."""
-        if self._reader is None:
-            raise Fatal(f"{self._name}: reading without a lane")
+    def read(self, part: int, limit: int, upto: Cursor | None = None) -> Turn:
+        """The next rows of the lane or of one of its side lanes."""
+        lane = self._held()
         with self._errors():
-            return self._reader.read(limit)
+            if self._ahead is not None and part == lane.number:
+                ahead, self._ahead = self._ahead, None
+                return ahead.result()
+            return self._readers[part].read(limit, upto)
+
+    def read_ahead(self, limit: int) -> None:
+        """Begin to read the lane's next rows while the caller does other things; the next `read` returns them."""
+        if self._ahead is None:
+            self._ahead = self._reading.submit(self._readers[self._held().number].read, limit)
 
     def rewind(self) -> None:
-        """Read again from the stored cursor: what is not acknowledged is sent again under the same ids."""
-        lane, stored = self._held()
-        self._reader = Reader(self._connection, (lane.slot_from, lane.slot_to), stored)
+        """Read again from the stored cursors: what is not acknowledged is sent again under the same ids."""
+        self._no_more_reading()
+        self._readers = {
+            number: Reader(self._connection, part, self._stored[number]) for number, part in self._parts.items()
+        }
 
-    def advance(self, cursor: Cursor, count: int) -> None:
-        """Store the cursor over acknowledged rows.
+    def together(self, side: int) -> bool:
+        """Whether the lane and a side of it are stored at one cursor."""
+        return self._stored[side] == self._stored[self._held().number]
 
-        Raises:
-            Fatal: if the lane is somebody else's by now; nothing was stored.
-        """
-        lane, stored = self._held()
+    def advance(self, part: int, cursor: Cursor, count: int) -> None:
+        """Store the cursor over acknowledged rows."""
+        self._held()
         with self._errors():
-            if not lanes.advance(self._connection, lane, stored.high_water, cursor, count):
-                raise Fatal(f"{self._name}: lane {lane.number} was taken over (epoch {lane.epoch} is over)")
-        self._stored = cursor
+            self._ours(lanes.advance(self._connection, self._parts[part], self._stored[part].high_water, cursor, count))
+        self._stored[part] = cursor
 
     def renew(self) -> None:
-        """Lengthen the lease; raises like `advance`."""
-        lane, _ = self._held()
+        """Lengthen the lease."""
         with self._errors():
-            if not lanes.renew(self._connection, lane):
-                raise Fatal(f"{self._name}: lane {lane.number} was taken over (epoch {lane.epoch} is over)")
+            self._ours(lanes.renew(self._connection, self._held()))
 
-    def hold(self, rows: Sequence[Row], reason: str, *, retry: bool) -> None:
+    def split(self, topic: str, key: bytes) -> int | None:
+        """Give the slot of a key a side lane, from the stored cursor on; its number, or None if it has one.
+
+        Nothing may be in flight, and everything read must be stored.
+        """
+        lane = self._held()
+        with self._errors():
+            slot = sides.slot_of(self._connection, topic, key)
+            if slot in lane.slots.without or sides.FIRST_SIDE + slot in self._parts:
+                return None
+            side = sides.split(self._connection, lane, slot)
+            self._ours(side is not None)
+        if side is not None:
+            self._recut(lanes.Slots(lane.slots.first, lane.slots.end, (*lane.slots.without, slot)))
+            self._parts[side.number], self._stored[side.number] = side, side.cursor
+            self._readers[side.number] = Reader(self._connection, side)
+        return sides.FIRST_SIDE + slot
+
+    def join(self, side: int) -> None:
+        """Let the lane serve a side's slot again; both must be stored at one cursor, with nothing in flight."""
+        lane = self._held()
+        if not self.together(side):
+            raise RuntimeError("a side lane can only be joined where its lane stands")
+        with self._errors():
+            self._ours(sides.join(self._connection, lane, side))
+        slot = self._parts.pop(side).slots.first
+        del self._stored[side], self._readers[side]
+        without = tuple(each for each in lane.slots.without if each != slot)
+        self._recut(lanes.Slots(lane.slots.first, lane.slots.end, without))
+
+    def hold(self, rows: Sequence[Row], reason: str, *, retry: bool, waits: bool = False) -> None:
         """Copy rows out of the way, with the reason people will read; `retry`: the relay tries again by itself."""
         with self._errors():
-            held.hold(self._connection, rows, reason, retry=retry)
+            self._ours(held.hold(self._connection, self._held(), rows, reason, retry=retry, waits=waits))
 
     def held_keys(self) -> set[tuple[str, bytes]]:
         """(topic, key) that must wait behind a held event."""
-        lane, _ = self._held()
         with self._errors():
-            return held.held_keys(self._connection, (lane.slot_from, lane.slot_to))
+            return held.held_keys(self._connection, self._held())
 
-    def held_heads(self) -> list[Row]:
-        """The oldest held event of each key, where it may be tried again."""
-        lane, _ = self._held()
+    def held_ready(self, keys: Collection[tuple[str, bytes]], limit: int) -> list[Row]:
+        """Held events of `keys` that may be tried now, in order."""
         with self._errors():
-            return held.heads(self._connection, (lane.slot_from, lane.slot_to))
+            return held.ready(self._connection, keys, limit)
 
-    def let_go(self, row: Row) -> None:
-        """Forget a held event that was acknowledged after all."""
+    def block(self, row: Row, reason: str) -> None:
+        """Note that a held event was refused: it waits for a person."""
         with self._errors():
-            held.let_go(self._connection, row)
+            self._ours(held.block(self._connection, self._held(), row, reason))
+
+    def let_go(self, rows: Sequence[Row]) -> None:
+        """Forget held events that were acknowledged after all."""
+        with self._errors():
+            self._ours(held.let_go(self._connection, self._held(), rows))
+
+    def bury_refused(self) -> bool:
+        """Make dead letters of refused events whose topic says so; whether one was."""
+        lane = self._held()
+        with self._errors():
+            return bool(relay_dead.bury_refused(self._connection, (lane.slots.first, lane.slots.end)))
+
+    def awake(self) -> None:
+        """Tell writers that they need not ring."""
+        if self._bell is not None:
+            with self._errors():
+                self._bell.awake()
+
+    def asleep(self) -> bool:
+        """Ask writers to ring from now on; True if one more look is due before waiting."""
+        if self._bell is None:
+            return False
+        with self._errors():
+            return self._bell.asleep()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the bell, at most so long; whether it rang."""
+        if self._bell is None:
+            return False
+        with self._errors():
+            return self._bell.wait(seconds)
+
+    @property
+    def rings(self) -> bool:
+        """Whether writers of this store ring at all."""
+        return self._bell is not None and self._bell.works
 
     def close(self) -> None:
         """Give the lane up at once if the connection still works, and close it."""
         lane, self._lane = self._lane, None
+        self._no_more_reading()
+        self._reading.shutdown()
         try:
             if lane is not None and not self._connection.closed:
                 lanes.release(self._connection, lane)
@@ -126,10 +213,26 @@ class LaneSession:
         finally:
             self._connection.close()
 
-    def _held(self) -> tuple[Lane, Cursor]:
-        if self._lane is None or self._stored is None:
+    def _no_more_reading(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            wait([ahead])  # what it read, or why it could not, is of no use any more
+
+    def _recut(self, slots: lanes.Slots) -> None:
+        self._no_more_reading()
+        lane = self._held()
+        number = lane.number
+        self._lane = self._parts[number] = lanes.Lane(number, slots, lane.epoch, lane.cursor)
+        self._readers[number] = Reader(self._connection, self._lane, self._stored[number])
+
+    def _held(self) -> Lane:
+        if self._lane is None:
             raise Fatal(f"{self._name}: no lane is held")
-        return self._lane, self._stored
+        return self._lane
+
+    def _ours(self, ours: bool) -> None:
+        if not ours and self._lane is not None:
+            raise Fatal(f"{self._name}: lane {self._lane.number} was taken over (epoch {self._lane.epoch} is over)")
 
     @contextmanager
     def _errors(self) -> Iterator[Any]:

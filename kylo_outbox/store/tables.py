@@ -144,6 +144,7 @@ store = sa.Table(
     sa.Column("system_identifier", sa.BigInteger, nullable=False),
     sa.Column("database_oid", pg.OID, nullable=False),
     _at("created_at"),
+    sa.Column("timeline", sa.Integer, nullable=False),
     schema="kylo",
     comment="The name of this database: two stores are equal by store_id, never by connection string.",
 )
@@ -180,6 +181,8 @@ lanes = sa.Table(
     sa.Column("snapshot", Snapshot, nullable=False, server_default=sa.text("'3:3:'::pg_snapshot")),
     sa.Column("acknowledged", sa.BigInteger, nullable=False, server_default="0"),
     _at("moved_at"),
+    sa.Column("parent", sa.SmallInteger, sa.ForeignKey("kylo.lanes.lane", ondelete="CASCADE")),
+    sa.Column("except_slots", pg.ARRAY(sa.SmallInteger), nullable=False, server_default=sa.text("'{}'::smallint[]")),
     schema="kylo",
     comment="The cursor: each event with id <= high_water that snapshot shows is acknowledged. Leased with an epoch.",
 )
@@ -199,7 +202,16 @@ outbox_held = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("retry", sa.Boolean, nullable=False, server_default=sa.false()),
     _at("held_at"),
+    sa.Column(
+        "waits",
+        sa.Boolean,
+        nullable=False,
+        server_default=sa.false(),
+        comment="Held only because an earlier event of its key is; `retry`: the relay tries it again by itself.",
+    ),
+    sa.Column("generation", sa.Integer, nullable=False, server_default="1"),
     sa.Index("outbox_held_key", "topic", "key", "id"),
+    sa.Index("outbox_held_blocked", "topic", "key", "id", postgresql_where=sa.text("not waits and not retry")),
     schema="kylo",
     comment="Events that Kafka refused and those of the same key behind them, copied out in order.",
 )
@@ -234,4 +246,47 @@ dead_letters = sa.Table(
     sa.Index("dead_letters_open", "at", postgresql_where=sa.text("settled_at is null")),
     schema="kylo",
     comment="Records that no attempt can apply, with their bytes, coordinates and reason.",
+)
+
+paused_keys = sa.Table(
+    "paused_keys",
+    METADATA,
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("key", sa.LargeBinary),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("paused_by", sa.Text, nullable=False),
+    _at("paused_at"),
+    sa.UniqueConstraint("topic", "key", name="paused_keys_once", postgresql_nulls_not_distinct=True),
+    schema="kylo",
+    comment="Topics (key null) and single keys whose events the relay holds until resumed.",
+)
+
+relay_policies = sa.Table(
+    "relay_policies",
+    METADATA,
+    sa.Column("topic", sa.Text, primary_key=True),
+    sa.Column("on_poison", sa.Text, nullable=False),
+    sa.Column("set_by", sa.Text, nullable=False),
+    _at("set_at"),
+    schema="kylo",
+    comment="What an operator chose for events of a topic that Kafka refuses; it goes before the declared on_poison.",
+)
+
+audit = sa.Table(
+    "audit",
+    METADATA,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.clock_timestamp()),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("verb", sa.Text, nullable=False),
+    sa.Column("store", sa.Text, nullable=False),
+    sa.Column("topic", sa.Text),
+    sa.Column("key", sa.Text),
+    sa.Column("ids", pg.ARRAY(sa.BigInteger)),
+    sa.Column("reason", sa.Text),
+    sa.Column("before", pg.JSONB),
+    sa.Index("audit_at", "at"),
+    schema="kylo",
+    comment="Every act of an operator: who, when, why, and in before what it changed; a discarded event lies there "
+    "whole.",
 )

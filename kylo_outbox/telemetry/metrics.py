@@ -33,6 +33,9 @@ RELAY_LAST_SUCCESS = Gauge(
 RELAY_IS_LEADER = Gauge(
     "kylo_relay_is_leader", "1 where this relay holds the lane.", ("store", "lane"), registry=REGISTRY
 )
+RELAY_BREAKER_OPEN = Gauge(
+    "kylo_relay_breaker_open", "1 while Kafka does not answer this relay.", ("store", "lane"), registry=REGISTRY
+)
 CONSUMER_LAG_MESSAGES = Gauge(
     "kylo_consumer_lag_messages", "Records a group has not read.", ("group", "topic", "partition"), registry=REGISTRY
 )
@@ -48,6 +51,7 @@ CONSUMER_RECORDS = _counter(
 PROJECTOR_APPLY = _delay("projector_apply_seconds", "One batch: effect, position and what it emits.", "projector")
 PROJECTOR_DELAY = _delay("projector_delay_seconds", "From emit to applied.", "projector")
 DLQ_MESSAGES_TOTAL = _counter("dlq_messages_total", "Records set aside as dead letters.", "reason")
+INGEST_REFUSED = _counter("ingest_refused_total", "Requests that were refused for the time being.", "reason")
 TRIAGE_TRANSACTIONS = _counter("triage_transactions_total", "Transactions triaged.", "outcome")
 SHEETS_REQUESTS = _counter("sheets_requests_total", "Calls to Google Sheets.", "kind", "code")
 SHEETS_QUOTA_WAIT = _counter("sheets_quota_wait_seconds_total", "Time spent waiting for Google's quota.")

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from kylo_outbox.model.bodies import BrokenBody, UnknownFormat
-from kylo_outbox.model.errors import Conflict, KyloError, NotReady, Refused, Transient
+from kylo_outbox.model.errors import Conflict, KyloError, NotReady, Overloaded, Refused, Transient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,6 +77,9 @@ def of_error(error: KyloError) -> Response:
             answer = problem(409, "It contradicts what is stored; nothing was stored.", errors=error.faults)
         case Refused():
             answer = problem(422, "It is not acceptable; nothing was stored.", errors=error.faults)
+        case Overloaded():
+            headers = {"Retry-After": str(max(1, round(error.retry_after)))}
+            answer = problem(429, "Too much waits already; nothing was stored.", errors=error.faults, headers=headers)
         case Transient() | NotReady():
             answer = problem(503, f"{error}. Try again later.", headers={"Retry-After": _RETRY_AFTER})
         case _:

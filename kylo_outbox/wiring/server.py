@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kylo_outbox.flows.ingest import Ingest
 from kylo_outbox.flows.overview import Overview
 from kylo_outbox.flows.trace import Trace
+from kylo_outbox.store.backpressure import Backpressure
 from kylo_outbox.web import server
 from kylo_outbox.web.app import Access, Collaborators, build_app
 from kylo_outbox.wiring.parts import Parts, require_schema
@@ -38,9 +39,11 @@ class ServerProcess:
     def app(self, overview: Overview) -> FastAPI:
         """The application with everything it asks."""
         parts, settings = self._parts, self._parts.settings
+        limit = settings.backpressure_age
+        backpressure = Backpressure(parts.control, settings.topic_txns, limit) if limit else None
         return build_app(
             Collaborators(
-                ingest=Ingest(parts.control, settings.topic_txns),
+                ingest=Ingest(parts.control, settings.topic_txns, backpressure),
                 trace=Trace(parts.control, parts.directory.database_of),
                 overview=overview,
                 checks={"schema": lambda: require_schema(parts)},

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from kylo_outbox.flows.post_sheet import Posting, ReadApprovals, SheetsDesk
 from kylo_outbox.flows.post_sheet.looking import Looker
 from kylo_outbox.model import topics as declared
-from kylo_outbox.sheets import credentials
 from kylo_outbox.sheets.gateway import GoogleSheets
 from kylo_outbox.sheets.pacing import PER_MINUTE, Pacer
 from kylo_outbox.store import companies
@@ -16,7 +15,6 @@ from kylo_outbox.telemetry import metrics
 if TYPE_CHECKING:
     from kylo_outbox.flows.post_sheet import TakeApprovals
     from kylo_outbox.model.companies import Company
-    from kylo_outbox.settings import Settings
     from kylo_outbox.wiring.parts import Parts
 
 
@@ -59,15 +57,6 @@ def read_approvals(parts: Parts, take: TakeApprovals) -> ReadApprovals:
         take=take,
         companies=lambda: all_companies(parts),
     )
-
-
-def share_with(settings: Settings) -> str | None:
-    """The e-mail address that workbooks must be shared with; None with a stand-in or without one.
-
-    Raises:
-        Misconfigured: The credentials cannot be used.
-    """
-    return credentials.address(credentials.load(settings.sheets_endpoint, settings.google_credentials))
 
 
 def all_companies(parts: Parts) -> list[Company]:

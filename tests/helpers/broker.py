@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kylo_outbox.store.outbox import Row
 
 
 @dataclass(frozen=True)
@@ -41,26 +47,46 @@ def make_topic(bootstrap: str, name: str = "", partitions: int = 4, config: dict
     return name
 
 
+def delete_topic(bootstrap: str, name: str) -> None:
+    """Delete a topic and wait until it is gone."""
+    [future] = AdminClient({"bootstrap.servers": bootstrap}).delete_topics([name]).values()
+    future.result(20)
+
+
 def read_all(bootstrap: str, topic: str) -> list[Seen]:
-    """Every record between the low and the high watermark of each partition, partition by partition."""
+    """Every committed record of a topic as it is now, partition by partition."""
     consumer = Consumer(
-        {"bootstrap.servers": bootstrap, "group.id": f"look-{uuid.uuid4().hex}", "enable.auto.commit": False}
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": f"look-{uuid.uuid4().hex}",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+        }
     )
     try:
         found: list[Seen] = []
         for number in consumer.list_topics(topic, 20).topics[topic].partitions:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), 20)
             consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING)])
-            end = low
-            while end < high:
+            while True:
                 message = consumer.poll(20)
-                assert message is not None, f"{topic}/{number} is silent at {end} of {high}"
-                assert message.error() is None, message.error()
+                assert message is not None, f"{topic}/{number} is silent after {len(found)} records"
+                error = message.error()
+                if error is not None and error.code() == KafkaError._PARTITION_EOF:
+                    break
+                assert error is None, error
                 found.append(_seen(message))
-                end = (message.offset() or 0) + 1
         return found
     finally:
         consumer.close()
+
+
+def outbox_rows(topic: str, keys: Sequence[bytes], payload: bytes = b"{}", start: int = 1) -> list[Row]:
+    """Rows as the store reads them, one for each key, with ids from `start` on."""
+    return [
+        (number, topic, key, "T", payload, None, str(uuid.UUID(int=number)), 0.0, 1)
+        for number, key in enumerate(keys, start)
+    ]
 
 
 def first_appearances(records: list[Seen]) -> list[Seen]:
@@ -85,7 +111,7 @@ def _seen(message) -> Seen:
         message.topic(),
         message.partition(),
         message.offset(),
-        (message.key() or b"").decode(),
+        (message.key() or b"").decode(errors="replace"),
         message.value() or b"",
         headers.get("kylo", b"").decode(),
         headers,

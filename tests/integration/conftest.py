@@ -10,8 +10,9 @@ import pytest
 from kylo_outbox.flows.relay import Relay, RelayState
 from kylo_outbox.kafka.client import KafkaAddress
 from kylo_outbox.kafka.producer import Publisher
-from kylo_outbox.runtime.backoff import Idling
+from kylo_outbox.model.errors import Transient
 from kylo_outbox.store.session import LaneSession
+from tests.helpers.two_brokers import TwoBrokers
 
 
 @pytest.fixture
@@ -21,18 +22,24 @@ def address(kafka_server):
 
 
 @pytest.fixture
+def two_brokers(own_folder):
+    """A running cluster of two brokers of this test alone; both are gone afterwards."""
+    cluster = TwoBrokers(own_folder)
+    cluster.start()
+    return cluster
+
+
+@pytest.fixture
 def make_relay(control_db, address):
     """Build relays of the test's database; whatever is still open is closed in the end."""
     made: list[Relay] = []
 
     def make(**changes):
-        idling = Idling()
         wiring: dict[str, Any] = {
             "state": RelayState(store="test", lane=0),
             "holder": f"test {len(made)}",
             "open_session": lambda: LaneSession(control_db.dsn, "test"),
-            "open_publisher": lambda store_id, generation: Publisher(address, store_id, generation),
-            "idle": lambda worked: idling.pause(worked=worked),
+            "open_publisher": lambda store_id: Publisher(address, store_id),
         } | changes
         relay = Relay(**wiring)
         made.append(relay)
@@ -52,6 +59,25 @@ def run_until():
         while not holds():
             assert time.monotonic() < until, "it did not come to hold"
             pause = worker.run_once().pause
+            if pause:
+                time.sleep(pause)
+
+    return run
+
+
+@pytest.fixture
+def patiently():
+    """Run a relay's turns until something holds, as its loop would: "not now" is waited out."""
+
+    def run(worker, holds, seconds=180.0):
+        until = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < until, "it did not come to hold"
+            try:
+                pause = worker.run_once().pause
+            except Transient as away:
+                print(away)
+                pause = 0.05
             if pause:
                 time.sleep(pause)
 

@@ -32,7 +32,7 @@ def relay_once(dsn: str) -> list[int]:
     with connect(dsn, "test", autocommit=True) as connection:
         lane = lanes.take(connection, 0, "test")
         assert lane is not None
-        turn = Reader(connection, (lane.slot_from, lane.slot_to), lane.cursor).read(1000)
+        turn = Reader(connection, lane).read(1000)
         assert lanes.advance(connection, lane, lane.cursor.high_water, turn.cursor, len(turn.rows))
         lanes.release(connection, lane)
         return [row[0] for row in turn.rows]

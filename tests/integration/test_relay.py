@@ -63,7 +63,7 @@ def test_a_clean_stop_and_start_repeats_nothing(control_db, kafka_server, topic,
     first = make_relay()
     with control_db.transaction() as tx:
         emit_many(tx, [Event(topic=topic, key="k", type="T", payload={"n": n}) for n in range(3000)])
-    run_until(first, lambda: first.state.published or first._in_flight)
+    run_until(first, lambda: first.state.published or first._oldest())
     first.close()
     run_until(make_relay(), lambda: open_rows(control_db) == 0)
     assert len(read_all(kafka_server.bootstrap, topic)) == 3000
@@ -97,15 +97,15 @@ def test_a_relay_that_lost_its_lane_moves_no_cursor(control_db, topic, make_rela
 class _NeverSends(Publisher):
     """A producer whose process dies before anything reaches the broker."""
 
-    def send(self, rows):
-        return Ticket(len(rows))
+    def send(self, rows, *, tracked=False):
+        return Ticket(len(rows), [row[0] for row in rows] if tracked else None)
 
 
 class _ClaimsAtOnce(_NeverSends):
     """The planted fault: success is taken for granted when the rows were handed over."""
 
-    def send(self, rows):
-        ticket = Ticket(len(rows))
+    def send(self, rows, *, tracked=False):
+        ticket = super().send(rows, tracked=tracked)
         ticket.acknowledged = ticket.expected
         return ticket
 
@@ -117,8 +117,8 @@ def test_the_cursor_moves_over_acknowledged_rows_only(
     """A relay that dies with everything unacknowledged loses nothing; one that moved the cursor before loses all."""
     with control_db.transaction() as tx:
         emit_many(tx, [Event(topic=topic, key="k", type="T", payload={"n": n}) for n in range(100)])
-    relay = make_relay(open_publisher=lambda store_id, generation: kind(address, store_id, generation))
-    run_until(relay, lambda: relay._in_flight or relay.state.published)
+    relay = make_relay(open_publisher=lambda store_id: kind(address, store_id))
+    run_until(relay, lambda: relay._oldest() or relay.state.published)
     for _ in range(20):
         relay.run_once()
     relay._written_at = 0.0
@@ -184,8 +184,8 @@ def test_a_paused_company_waits_and_goes_on_in_order(control_db, kafka_server, t
 def test_with_an_interval_the_relay_looks_on_schedule(control_db, topic, make_relay, run_until):
     """`KYLO_RELAY_INTERVAL`: a look drains what is there, and the next one comes after the interval, not before."""
     relay = make_relay(interval=1.0)
-    run_until(relay, lambda: relay._read_at > 0)
-    due = relay._read_at
+    run_until(relay, lambda: relay._rest._not_before > 0)
+    due = relay._rest._not_before
     with control_db.transaction() as tx:
         emit_many(tx, [Event(topic=topic, key="k", type="T", payload={}) for _ in range(2500)])
     while time.monotonic() < due - 0.2:
@@ -197,7 +197,7 @@ def test_without_any_broker_events_for_kafka_are_held(control_db, kafka_server, 
     """A relay without Kafka loses nothing: what is for Kafka waits until there is a relay with Kafka."""
     with control_db.transaction() as tx:
         emit(tx, topic=topic, key="k", type="T", payload={})
-    relay = make_relay(open_publisher=lambda _store, _generation: NoBroker())
+    relay = make_relay(open_publisher=lambda _store: NoBroker())
     run_until(relay, lambda: relay.state.held_keys)
     relay.close()
     assert open_rows(control_db) == 1

@@ -128,7 +128,7 @@ def test_watermarks(kafka_server, topics, topic):
                 "sasl_username": "u",
                 "sasl_password": "hunter2",
             },
-            "KAFKA_SASL_",
+            "KAFKA_SECURITY_PROTOCOL",
         ),
     ],
 )

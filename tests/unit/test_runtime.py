@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kylo_outbox.model.errors import Fatal, Transient
-from kylo_outbox.runtime.backoff import Backoff, Idling
+from kylo_outbox.runtime.backoff import Backoff
 from kylo_outbox.runtime.loop import Pulse, run
 from kylo_outbox.runtime.schedule import Schedule
 from kylo_outbox.runtime.stop import Stop
@@ -65,15 +65,6 @@ def test_backoff_grows_is_bounded_and_forgets():
     assert all(0 <= backoff.failed() <= 0.5 for _ in range(50))
     backoff.succeeded()
     assert backoff.failed() <= 0.2
-
-
-def test_idling_doubles_to_its_limit_and_wakes_at_once():
-    """Nothing to do is asked for less and less often; work starts over at the shortest pause."""
-    idling = Idling(shortest=0.001, longest=0.02)
-    pauses = [idling.pause(worked=False) for _ in range(10)]
-    assert pauses[0] == 0.002
-    assert pauses[-1] == 0.02
-    assert idling.pause(worked=True) == 0.001
 
 
 def test_the_schedule_starts_a_broken_worker_again():

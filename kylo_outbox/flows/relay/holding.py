@@ -1,0 +1,171 @@
+"""Keys that wait: what holds them, what is copied out behind them, and how they go on in order.
+
+A row that may not go now (refused, its topic missing, its company paused, its partition without a leader) is copied
+out of the log, and so is every later one of its key; all other keys go on. What may be tried again by itself is tried
+every few seconds, from the oldest event of each key, as a batch of its own beside the lane's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, TypeAlias
+
+from kylo_outbox.flows.relay.caution import Caution
+from kylo_outbox.kafka.producer import names_missing_topic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kylo_outbox.flows.relay.away import LostPartitions
+    from kylo_outbox.flows.relay.state import Direct, Outlet, RelayState
+    from kylo_outbox.kafka.producer import Ticket
+    from kylo_outbox.store.outbox import Row
+    from kylo_outbox.store.session import LaneSession
+
+log = logging.getLogger(__name__)
+
+Keys: TypeAlias = set[tuple[str, bytes]]
+
+RETRY_EVERY = 5.0
+_AT_ONCE = 1000
+PAUSED = "its company, topic or key is paused; `kylo-outbox company resume` or `outbox resume` lets it go on"
+BEHIND = "waits behind an earlier event of its key"
+
+
+class Holding:
+    """The held keys of one lane."""
+
+    def __init__(
+        self,
+        state: RelayState,
+        lost: LostPartitions,
+        direct: Direct | None,
+        is_paused: Callable[[str, bytes], bool],
+    ) -> None:
+        self._state, self._lost, self._direct, self._is_paused = state, lost, direct, is_paused
+        self._caution = Caution(_AT_ONCE)
+        self._sent: tuple[Ticket, list[Row]] | None = None
+        self._tried_at = 0.0
+        # Held events were in flight when something unknown was refused: they go only while nothing else does.
+        self.alone = False
+
+    @property
+    def wants_quiet(self) -> bool:
+        """Whether nothing else may be sent until the held events have had their turn."""
+        return self.alone and (self._sent is not None or self._due)
+
+    @property
+    def _due(self) -> bool:
+        return bool(self._state.held_keys) and time.monotonic() - self._tried_at >= RETRY_EVERY
+
+    @property
+    def ticket(self) -> Ticket | None:
+        """The batch of held events that is in flight, if one is."""
+        return self._sent[0] if self._sent else None
+
+    def load(self, session: LaneSession) -> None:
+        """Learn which keys of the lane are held."""
+        self._state.held_keys = session.held_keys()
+
+    def forget(self) -> None:
+        """What is in flight will be tried again."""
+        self._sent = None
+
+    def hold(self, session: LaneSession, rows: Sequence[Row], reason: str, *, retry: bool, waits: bool = False) -> None:
+        """Copy rows out; each key is told of once."""
+        if not rows:
+            return
+        session.hold(rows, reason, retry=retry, waits=waits)
+        fresh = {(row[1], row[2]) for row in rows} - self._state.held_keys
+        self._state.held_keys |= fresh
+        for topic, key in sorted(fresh):
+            log.warning("%s holds key %s of %s: %s", self._state.name, key.decode(), topic, reason)
+
+    def sift(self, session: LaneSession, outlet: Outlet, rows: list[Row], *, away: bool) -> tuple[list[Row], list[Row]]:
+        """(to publish, to hand over directly); what may not go is copied out on the way.
+
+        `away`: there is no Kafka for now, and the direct path must not wait for it.
+        """
+        keys = {(row[1], row[2]) for row in rows}
+        out = {key for key in keys if self._is_paused(*key)}
+        self._keep_out(session, rows, out, PAUSED)
+        if behind := (keys & self._state.held_keys) - out:
+            self.hold(session, [row for row in rows if (row[1], row[2]) in behind], BEHIND, retry=False, waits=True)
+        out |= behind
+        by_hand = {key for key in keys - out if self._direct is not None and self._direct.takes(*key)}
+        left = keys - out - by_hand
+        out |= self._cannot_go(session, outlet, rows, left, away=away)
+        direct = [row for row in rows if (row[1], row[2]) in by_hand] if by_hand else []
+        if out or by_hand:
+            rows = [row for row in rows if (key := (row[1], row[2])) not in out and key not in by_hand]
+        return rows, direct
+
+    def _cannot_go(self, session: LaneSession, outlet: Outlet, rows: list[Row], keys: Keys, *, away: bool) -> Keys:
+        """Copy out what Kafka cannot take now; the keys of it."""
+        if away:
+            self._keep_out(session, rows, keys, "Kafka is away")
+            return keys
+        missing = {topic for topic in {topic for topic, _ in keys} if not outlet.exists(topic)}
+        for topic in sorted(missing):
+            reason = f"topic {topic} does not exist; create it (`kylo-outbox topics apply`)"
+            self._keep_out(session, rows, {key for key in keys if key[0] == topic}, reason)
+        lost = {key for key in keys if key[0] not in missing and self._lost.covers(outlet, *key)}
+        self._keep_out(session, rows, lost, "its partition has no leader")
+        return lost | {key for key in keys if key[0] in missing}
+
+    def refused(self, session: LaneSession, rows: Sequence[Row], reason: str) -> None:
+        """A single record was refused by the broker: it waits for a person, or for its topic to appear."""
+        self.hold(session, rows, reason, retry=names_missing_topic(reason))
+
+    def resend_refused(self, session: LaneSession, reason: str) -> None:
+        """The held batch in flight was refused: try half of it next, and block the record that stands alone."""
+        if self._sent is None:
+            return
+        _, rows = self._sent
+        self._sent = None
+        if self._caution.refused(rows):
+            if not names_missing_topic(reason):
+                session.block(rows[0], reason)
+            self._caution.reset()
+            self.alone = False
+        self._tried_at = 0.0
+
+    def go_on(self, session: LaneSession, outlet: Outlet) -> None:
+        """Settle the held batch in flight, or try the next one when it is time."""
+        if self._sent is not None:
+            ticket, rows = self._sent
+            if ticket.done:
+                self._done(session, rows)
+            return
+        if not self._due:
+            return
+        self._tried_at = time.monotonic()
+        if session.bury_refused():
+            self.load(session)
+        self._lost.look_again(outlet)
+        keys = [each for each in self._state.held_keys if not self._is_paused(*each)]
+        if self._direct is not None:
+            direct = [each for each in keys if self._direct.takes(*each)]
+            if rows := session.held_ready(direct, _AT_ONCE):
+                self._direct.deliver(rows)
+                self._done(session, rows)
+                return
+            keys = [each for each in keys if each not in set(direct)]
+        if rows := session.held_ready(self._reachable(outlet, keys), self._caution.rows):
+            self._sent = (outlet.send(rows), rows)
+            outlet.hurry()
+
+    def _done(self, session: LaneSession, rows: list[Row]) -> None:
+        session.let_go(rows)
+        self._caution.passed(rows)
+        self._sent, self._tried_at, self.alone = None, 0.0, False
+        self.load(session)
+
+    def _reachable(self, outlet: Outlet, keys: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+        there = {topic for topic in {topic for topic, _ in keys} if outlet.exists(topic)}
+        return [(topic, key) for topic, key in keys if topic in there and not self._lost.covers(outlet, topic, key)]
+
+    def _keep_out(self, session: LaneSession, rows: list[Row], keys: Keys, reason: str) -> None:
+        if keys:
+            self.hold(session, [row for row in rows if (row[1], row[2]) in keys], reason, retry=True)

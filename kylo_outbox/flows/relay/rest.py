@@ -1,0 +1,65 @@
+"""How long a relay may rest: not at all under load, until the bell rings when there is nothing to do."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kylo_outbox.flows.relay.state import Outlet
+    from kylo_outbox.store.session import LaneSession
+
+_SHORTEST, _LONGEST = 0.001, 0.05
+# Without a bell a commit is found by looking: a compromise between latency and an idle database.
+_LONGEST_UNRUNG = 0.02
+# Looking without pause is cheaper than so many notifications in a row.
+_RINGS, _RING_WINDOW = 50, 0.1
+_ASLEEP_AFTER = 0.01
+_POLL = 0.005
+
+
+class Rest:
+    """Adaptive looking: at once after work, then twice as long each time, until the bell or the longest pause."""
+
+    def __init__(self, interval: float | None) -> None:
+        self._interval = interval
+        self._not_before = 0.0
+        self._wait = _SHORTEST
+        self._rings = 0
+        self._window = 0.0
+
+    def over(self) -> bool:
+        """Whether the outbox may be looked at (always, unless there is a fixed interval)."""
+        return time.monotonic() >= self._not_before
+
+    def read(self, *, full: bool) -> None:
+        """The outbox was looked at; with a fixed interval the next look is due then, unless more is waiting."""
+        if self._interval is not None and not full:
+            self._not_before = time.monotonic() + self._interval
+
+    def after(self, session: LaneSession, outlet: Outlet, *, worked: int, in_flight: bool) -> float:
+        """Wait as long as makes sense, served by Kafka's answers or the bell; seconds left to wait."""
+        self._wait = _SHORTEST if worked else min(self._wait * 2, _LONGEST if session.rings else _LONGEST_UNRUNG)
+        if in_flight:
+            outlet.poll(min(self._wait, _POLL))
+            return 0.0
+        if self._interval is not None:
+            return min(self._wait, _LONGEST)
+        if not session.rings:
+            return self._wait
+        if self._wait > _ASLEEP_AFTER and session.asleep():
+            # A commit that saw us awake may be just behind the last look.
+            self._wait = _SHORTEST
+            return 0.0
+        if session.wait(self._wait):
+            self._heard(session)
+        return 0.0
+
+    def _heard(self, session: LaneSession) -> None:
+        self._wait = _SHORTEST
+        now = time.monotonic()
+        if now - self._window > _RING_WINDOW:
+            self._window, self._rings = now, 0
+        self._rings += 1
+        if self._rings >= _RINGS:
+            session.awake()
