@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from kylo_outbox.wiring.parts import Parts
 
 
+TIMEOUT = 20.0
+"""Seconds without a byte from Google; below what the watchdog takes for a hanging worker."""
+
+
 def gateway(parts: Parts, *, modest: bool = False) -> GoogleSheets:
     """The official client under the quota that all processes share; `modest` leaves half of it to posts.
 
@@ -25,7 +29,7 @@ def gateway(parts: Parts, *, modest: bool = False) -> GoogleSheets:
         Misconfigured: The credentials cannot be used.
     """
     settings = parts.settings
-    made = GoogleSheets(settings.sheets_endpoint, settings.google_credentials, on_request=_count)
+    made = GoogleSheets(settings.sheets_endpoint, settings.google_credentials, TIMEOUT, on_request=_count)
     limited = settings.sheets_endpoint is None or settings.sheets_reads or settings.sheets_writes
     if limited:
         pacer = Pacer(

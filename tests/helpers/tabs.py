@@ -172,9 +172,9 @@ class Office:
         return {one.company_id: (one.reason, one.remedy) for one in self.desk.aside()}
 
 
-def ready(company: str) -> Event:
+def ready(company: str, event_id: UUID | None = None) -> Event:
     """The event that says that something is open."""
-    return Event(topic="pending.ready", key=company, type="PENDING_READY", payload={})
+    return Event(topic="pending.ready", key=company, type="PENDING_READY", payload={}, event_id=event_id)
 
 
 def office(database: Database, url: str, companies: Sequence[str] = ("710",)) -> Iterator[Office]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 
 from kylo_outbox import Transient
@@ -173,5 +175,40 @@ def test_the_limit_of_a_workbook_is_told_before_anything_is_sent(office):
     assert set(office.aside()) == {COMPANIES[1]}
     reason, remedy = office.aside()[COMPANIES[1]]
     assert "10,000,000 cells" in reason
+    assert office.standin.writes() == 1
     assert f"company set {COMPANIES[1]} --spreadsheet" in remedy
     assert len(office.standin.hashes(f"{COMPANIES[0]} Pending")) == 1
+
+
+def test_a_batch_that_is_tried_again_asks_google_for_the_unfinished_part_only(office, monkeypatch):
+    """One workbook could not be posted: the next try leaves the one alone that was, and so spares the quota."""
+    office.add_company("far", "elsewhere")
+    office.ids.append("far")
+    for company in ("far", COMPANIES[0]):
+        office.leave_open(1, company)
+    events = [tabs.ready(company, uuid4()) for company in (COMPANIES[0], "far")]
+    asked = []
+    list_tabs = office.gateway.tabs
+
+    def watch(spreadsheet_id):
+        asked.append(spreadsheet_id)
+        return list_tabs(spreadsheet_id)
+
+    monkeypatch.setattr(office.gateway, "tabs", watch)
+    with workbook_lock.held(office.database, "elsewhere"), pytest.raises(Transient, match="another poster"):
+        office.poster.perform(events)
+    office.poster.perform(events)
+    assert asked == [BOOK, "elsewhere"]
+    assert len(office.standin.hashes("far Pending", "elsewhere")) == 1
+
+
+def test_a_long_turn_gives_its_worker_back_and_goes_on(office, monkeypatch):
+    """More rows than one turn may take: the watchdog sees the worker, and nothing is lost or doubled."""
+    monkeypatch.setattr("kylo_outbox.flows.post_sheet.posting.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("kylo_outbox.sheets.planner.MAX_ROWS", 10)
+    ids = office.leave_open(25, COMPANIES[0])
+    for _ in range(2):
+        with pytest.raises(Transient, match="more rows follow"):
+            office.post(COMPANIES[0])
+    office.post(COMPANIES[0])
+    assert office.standin.hashes(f"{COMPANIES[0]} Pending") == ids

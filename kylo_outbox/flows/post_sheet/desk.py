@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.flows.post_sheet.comparing import Finding, compare
 from kylo_outbox.flows.post_sheet.planning import posts_of
+from kylo_outbox.flows.post_sheet.posting import MoreToPost
 from kylo_outbox.model.errors import Refused
 from kylo_outbox.model.tabs import PENDING_COLUMNS
 from kylo_outbox.sheets.errors import TabProblem
@@ -153,9 +154,16 @@ class SheetsDesk:
     def _post(self, only: Sequence[str], *, repair: bool) -> list[Aside]:
         chosen = self._chosen(only)
         for spreadsheet_id, companies in _by_book(chosen):
-            self._posting.post(spreadsheet_id, companies, repair=repair)
+            self._post_all(spreadsheet_id, companies, repair=repair)
         ids = {company.company_id for company in chosen}
         return [aside for aside in self.aside() if aside.company_id in ids]
+
+    def _post_all(self, spreadsheet_id: str, companies: Sequence[Company], *, repair: bool) -> None:
+        while True:
+            try:
+                return self._posting.post(spreadsheet_id, companies, repair=repair)
+            except MoreToPost:
+                continue
 
     def _looks(self, only: Sequence[str], *, whole: bool = False) -> Iterator[Look]:
         for spreadsheet_id, companies in _by_book(self._chosen(only)):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kylo_outbox.flows.post_sheet.looking import BookLook, Looker
 from kylo_outbox.flows.post_sheet.planning import Post, posts_of
 from kylo_outbox.flows.post_sheet.sending import Sender, too_large
+from kylo_outbox.model.errors import Transient
 from kylo_outbox.sheets.errors import TabProblem
 from kylo_outbox.sheets.plan import MAX_CELLS, batches
 from kylo_outbox.sheets.repairing import still_open
@@ -20,14 +21,19 @@ if TYPE_CHECKING:
 
     from kylo_outbox.flows.post_sheet.looking import Gateway, Look
     from kylo_outbox.model.companies import Company
-    from kylo_outbox.model.errors import Transient
     from kylo_outbox.store.engine import Database
     from kylo_outbox.store.sheet_posts import Claim
     from kylo_outbox.store.workbook_lock import Held
 
 log = logging.getLogger(__name__)
+TURN_SECONDS = 20.0
+"""After so long a turn gives its worker back to the watchdog, between two rounds."""
 _ROUNDS = 8
-"""Rounds of one turn: each sends what fits into one batch, or puts right what people moved in the same second."""
+"""Rounds after which lines that people keep moving are left to the next turn."""
+
+
+class MoreToPost(Transient):
+    """A turn was long enough; calling again at once goes on."""
 
 
 @dataclass
@@ -39,6 +45,7 @@ class _Turn:
     companies: dict[str, Company]
     emptied: dict[str, set[int]] = field(default_factory=dict)
     away: dict[str, Transient] = field(default_factory=dict)
+    repairs: int = 0
 
 
 class Posting:
@@ -60,15 +67,18 @@ class Posting:
         """Bring the tabs of these companies of one workbook up to date; a company with a problem is set aside.
 
         Raises:
+            MoreToPost: Some companies have more rows.
             Transient: Not now, for all or for some; calling again is harmless and goes on where this ended.
         """
+        until = time.monotonic() + TURN_SECONDS
         turn = _Turn(spreadsheet_id, repair, {company.company_id: company for company in companies})
         with workbook_lock.held(self._control, spreadsheet_id) as held:
             try:
                 self._sender.settle(spreadsheet_id, list(turn.companies))
-                for _ in range(_ROUNDS):
-                    if not turn.companies or not self._round(held, turn):
-                        break
+                while turn.companies and turn.repairs < _ROUNDS:
+                    self._round(held, turn)
+                    if turn.companies and time.monotonic() > until:
+                        raise MoreToPost(f"workbook {spreadsheet_id}: more rows follow")
             except TabProblem as problem:
                 for company_id in turn.companies:
                     self._sender.set_aside(company_id, spreadsheet_id, problem)
@@ -79,14 +89,14 @@ class Posting:
         """Confirm posts that were begun and whose markers are there; the workbook's lock must be held."""
         self._sender.settle(spreadsheet_id, companies)
 
-    def _round(self, held: Held, turn: _Turn) -> bool:
-        """Look, plan and send once; whether another round makes sense. Companies that are done leave the turn."""
+    def _round(self, held: Held, turn: _Turn) -> None:
+        """Look, plan and send once. Companies that are done leave the turn."""
         book = self.looker.look(turn.spreadsheet_id, list(turn.companies.values()))
         turn.away.update(book.away)
         posts = self._plan(book, turn)
         unfinished = self._send(held, turn, posts)
         turn.companies = {own: company for own, company in turn.companies.items() if own in unfinished}
-        return bool(unfinished)
+        turn.repairs += not any(post.plan.hashes for post in posts)
 
     def _plan(self, book: BookLook, turn: _Turn) -> list[Post]:
         """What is to be sent; a company that has a problem, or no room in the workbook, is set aside."""

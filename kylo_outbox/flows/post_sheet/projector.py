@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from typing import TYPE_CHECKING, ClassVar
 
+from kylo_outbox.flows.post_sheet.posting import TURN_SECONDS, MoreToPost
 from kylo_outbox.model.errors import Poison, Transient
 from kylo_outbox.model.projector import EffectProjector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from uuid import UUID
 
     from kylo_outbox.flows.post_sheet.posting import Posting
     from kylo_outbox.model.companies import Company
     from kylo_outbox.model.events import Event
-
-log = logging.getLogger(__name__)
 
 
 class PostSheet(EffectProjector):
@@ -33,6 +33,8 @@ class PostSheet(EffectProjector):
         self.topics = tuple(topics)
         self._company_of = company_of
         self._posting = posting
+        # The newest event of a company that was served; spares Google's quota when a batch is tried again.
+        self._served: dict[str, UUID] = {}
 
     def perform(self, events: Sequence[Event]) -> None:
         """Bring the tabs of the companies named by `events` up to date, workbook by workbook.
@@ -43,17 +45,27 @@ class PostSheet(EffectProjector):
         """
         if self._posting is None:
             return
+        newest = {event.key: event.event_id for event in events}
         books: dict[str, list[Company]] = {}
-        for company_id in dict.fromkeys(event.key for event in events):
+        for company_id, event_id in newest.items():
+            if event_id is not None and self._served.get(company_id) == event_id:
+                continue
             company = self._company_of(company_id)
             if company is None:
                 raise Poison(f"unknown company {company_id}; `kylo-outbox company add` makes it known")
             books.setdefault(company.spreadsheet_id, []).append(company)
         failed: list[Transient] = []
+        until = time.monotonic() + TURN_SECONDS
         for spreadsheet_id, companies in books.items():
+            if time.monotonic() > until:
+                failed.append(MoreToPost("more workbooks follow"))
+                break
             try:
                 self._posting.post(spreadsheet_id, companies)
             except Transient as away:
                 failed.append(away)
+            else:
+                own = [company.company_id for company in companies]
+                self._served |= {company: found for company in own if (found := newest[company]) is not None}
         if failed:
             raise max(failed, key=lambda away: float(getattr(away, "retry_after", 0.0)))
