@@ -29,6 +29,7 @@ from kylo_outbox.cli import (
     sheets,
     stack,
     store,
+    tabs,
     topics,
 )
 from kylo_outbox.cli.errors import Told
@@ -59,6 +60,7 @@ _REGISTER: tuple[Callable[[typer.Typer], None], ...] = (
     rules.register,
     run.register,
     sheets.register,
+    tabs.register,
     ingest.register,
     outbox.register,
     dlq_acts.register,

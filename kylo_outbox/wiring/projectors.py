@@ -18,16 +18,15 @@ from kylo_outbox.model import topics as declared
 from kylo_outbox.model.errors import Misconfigured
 from kylo_outbox.model.projector import Projector
 from kylo_outbox.runtime.schedule import Schedule
-from kylo_outbox.sheets.gateway import GoogleSheets
 from kylo_outbox.store import intake, notices
 from kylo_outbox.store.deliveries import stored_delivery
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.store.outbox import stored_rows
-from kylo_outbox.telemetry import metrics
+from kylo_outbox.wiring import sheets
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema, require_topics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from kylo_outbox.model.delivery import Delivery
     from kylo_outbox.model.topics import OnPoison
@@ -147,7 +146,7 @@ class ProjectorProcess:
             schedule.keep_running(f"project {projector.name}", partial(self._worker, projector))
         schedule.every(1.0, "heartbeat", heart.beat)
         if self._parts.settings.sheets_post and any(isinstance(each, PostSheet) for each in self._projectors):
-            schedule.every(3600.0, "unposted tabs", announce_unposted(self._parts).run_once)
+            schedule.every(600.0, "unposted tabs", announce_unposted(self._parts).run_once)
         schedule.start()
         stop.wait()
         schedule.stop()
@@ -209,16 +208,9 @@ def _triage(parts: Parts) -> Triage:
 def _post_sheet(parts: Parts) -> PostSheet:
     return PostSheet(
         topics=(declared.PENDING_READY, declared.TABS_CHANGED),
-        control=parts.control,
-        store_of=parts.directory.database_of,
         company_of=parts.directory.company,
-        gateway=_gateway(parts.settings) if parts.settings.sheets_post else None,
+        posting=sheets.posting(parts) if parts.settings.sheets_post else None,
     )
-
-
-def _gateway(settings: Settings) -> GoogleSheets:
-    count: Callable[[str, str], None] = lambda kind, code: metrics.SHEETS_REQUESTS.labels(kind, code).inc()  # noqa: E731
-    return GoogleSheets(settings.sheets_endpoint, settings.google_credentials, on_request=count)
 
 
 def _own(name: str) -> Projector:

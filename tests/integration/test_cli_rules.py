@@ -42,7 +42,7 @@ def deliver(database):
     """Serve every request for promotion, as a relay on the direct path would."""
     built = parts.build(load({"PG_DSN_RW": database.dsn}))
     direct = DirectDelivery(
-        store=("s", 1),
+        store_id="s",
         topics=["rules.promote.requests"],
         is_direct=lambda _company: True,
         projections=[projection(built, named(built, "promote"))],

@@ -71,7 +71,7 @@ def door(control_db):
 def deliver(door, database):
     """Apply every request for promotion, over the direct path's own code."""
     direct = DirectDelivery(
-        store=("s", 1),
+        store_id="s",
         topics=["rules.promote.requests"],
         is_direct=lambda _company: True,
         projections=[projection(door.parts, named(door.parts, "promote"))],
