@@ -23,16 +23,16 @@ _EMIT_WRITERS = 8
 _TPS = re.compile(r"^tps = ([\d.]+)", re.MULTILINE)
 
 TABLES = """
-create table orders (id bigint generated always as identity primary key, customer text not null, amount int not null);
-create table plain_outbox (
+create table public.orders (id bigint generated always as identity primary key, customer text not null, amount int not null);
+create table public.plain_outbox (
     id bigint generated always as identity primary key, topic text not null, key text not null, type text not null,
     payload jsonb not null, created_at timestamptz not null default now()
 );
 """
 _KEY = "\\set key random(1, 1000)\n"
-_ORDER = "insert into orders (customer, amount) values ('c-' || :key, :key);\n"
+_ORDER = "insert into public.orders (customer, amount) values ('c-' || :key, :key);\n"
 _PAYLOAD = """'{"order": ' || :key || ', "text": "' || repeat('x', 470) || '"}'"""
-_INSERT = "insert into plain_outbox (topic, key, type, payload) values (':topic', 'c-' || :key, 'ORDERED', "
+_INSERT = "insert into public.plain_outbox (topic, key, type, payload) values (':topic', 'c-' || :key, 'ORDERED', "
 _EMIT = "select kylo.emit(':topic', 'c-' || :key, 'ORDERED', "
 SCRIPTS = {
     "business": f"{_KEY}begin;\n{_ORDER}end;\n",

@@ -92,7 +92,7 @@ class Reference(Contender):
         with rows.connect(database) as connection:
             values = {"topic": topic, "count": count, "keys": rows.KEYS, "size": rows.PAYLOAD}
             connection.execute(reference.FILL, values)
-            connection.execute("analyze bench_outbox")
+            connection.execute("analyze public.bench_outbox")
 
     @contextmanager
     def running(self, stage: Stage, database: Database, topic: str) -> Iterator[Callable[[], None]]:

@@ -23,7 +23,7 @@ _TEXTBOOK_ROWS = 100
 _IDLE_SECONDS = 0.005
 
 TABLE = """
-create table bench_outbox (
+create table public.bench_outbox (
     id bigint generated always as identity primary key,
     topic text not null,
     key text not null,
@@ -32,21 +32,21 @@ create table bench_outbox (
     published_at timestamptz
 ) with (fillfactor = {fillfactor})
 """
-OPEN_INDEX = "create index bench_outbox_open on bench_outbox (id) where published_at is null"
+OPEN_INDEX = "create index bench_outbox_open on public.bench_outbox (id) where published_at is null"
 FILL = """
-insert into bench_outbox (topic, key, payload)
+insert into public.bench_outbox (topic, key, payload)
 select %(topic)s, 'company-' || n %% %(keys)s,
        rpad('{"n":' || n || ',"text":"', %(size)s - 2, repeat(md5(n::text), %(size)s / 32 + 1)) || '"}'
   from generate_series(1, %(count)s::bigint) n
 """
-INSERT = "insert into bench_outbox (topic, key, payload) values (%(topic)s, %(key)s, %(payload)s)"
+INSERT = "insert into public.bench_outbox (topic, key, payload) values (%(topic)s, %(key)s, %(payload)s)"
 LOCK = """
-select id, topic, key, payload from bench_outbox where published_at is null
+select id, topic, key, payload from public.bench_outbox where published_at is null
  order by id limit %s for update skip locked
 """
-AHEAD = "select id, topic, key, payload from bench_outbox where id > %s and published_at is null order by id limit %s"
-MARK = "update bench_outbox set published_at = now() where id = %s"
-MARK_ALL = "update bench_outbox set published_at = now() where id = any(%s)"
+AHEAD = "select id, topic, key, payload from public.bench_outbox where id > %s and published_at is null order by id limit %s"
+MARK = "update public.bench_outbox set published_at = now() where id = %s"
+MARK_ALL = "update public.bench_outbox set published_at = now() where id = any(%s)"
 
 stopping = threading.Event()
 
