@@ -118,6 +118,15 @@ def asked_for(stage: Stage) -> Sequence[Contender]:
 
 
 @contextmanager
+def named(contender: Contender) -> Iterator[None]:
+    """Whatever fails in the block says whose failure it is."""
+    try:
+        yield
+    except BenchFailed as failed:
+        raise BenchFailed(f"{contender.name}: {failed}") from None
+
+
+@contextmanager
 def program(argv: Sequence[str], log: Path, env: dict[str, str], *, cwd: Path = ROOT) -> Iterator[Callable[[], None]]:
     """A program beside the block, ended with it; the block is given a function that raises when it is dead."""
     with log.open("a", encoding="utf-8") as out:
