@@ -61,7 +61,9 @@ def test_the_reference_relays_send_everything_once_and_mark_it(scene, relay):
             relay.warm(scene, database, topic, check)
         assert pace.records(look, topic) == count + 1
         with rows.connect(database) as connection:
-            assert connection.execute("select count(*) from bench_outbox where published_at is null").fetchone() == (0,)
+            assert connection.execute(
+                "select count(*) from public.bench_outbox where published_at is null"
+            ).fetchone() == (0,)
 
 
 def test_latency_matches_each_commit_with_its_own_acknowledgement(scene):
