@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from kylo_outbox.flows.relay import Relay, RelayState, worker
@@ -20,7 +22,7 @@ class Session:
         """Lengthens the lease."""
         self.lengthened.append(self._clock[0])
 
-    def advance(self, part, cursor, count):
+    def advance(self, part, *_progress):
         """Stores a cursor, and lengthens the lease of that row."""
         if part == 0:
             self.lengthened.append(self._clock[0])
@@ -41,8 +43,8 @@ def test_the_lease_is_lengthened_whoever_is_busy(monkeypatch, busy):
     while clock[0] < 110.0:
         for number in busy:
             relay._tracks[number].ready = (Cursor(1, "3:3:"), 5)
-        relay._store_cursors(session)
+        relay._store_cursors(session)  # type: ignore[arg-type]
         clock[0] += 0.01
     times = session.lengthened
-    assert max(later - earlier for earlier, later in zip(times, times[1:], strict=False)) < 0.5
+    assert max(later - earlier for earlier, later in pairwise(times)) < 0.5
     assert 20 <= len(times) <= 110
