@@ -15,6 +15,7 @@ from kylo_outbox.store.engine import connect
 from kylo_outbox.store.outbox import PLANS, Reader
 from kylo_outbox.store.session import LaneSession
 from tests.helpers.broker import first_appearances, inversions, make_topic, read_all
+from tests.helpers.pipeline import wait_until
 from tests.helpers.writers import Writers
 
 
@@ -43,6 +44,34 @@ def taken(connection, number):
     lane = lanes.take(connection, number, "test")
     assert lane is not None
     return lane
+
+
+
+def test_a_sleeper_that_goes_leaves_the_lane_to_its_new_holder(control_db):
+    """A lane taken over by time is its new holder's alone: the former one's connection may end, by now or later."""
+    with (
+        closing(connect(control_db.dsn, "sleeper", autocommit=True)) as sleeper,
+        closing(connect(control_db.dsn, "holder", autocommit=True)) as holder,
+        closing(connect(control_db.dsn, "newcomer", autocommit=True)) as newcomer,
+    ):
+        taken(sleeper, 0)
+        assert lanes.take(newcomer, 0, "test") is None
+        newcomer.execute("update kylo.lanes set lease_until = now() - interval '1 second'")
+        held = taken(holder, 0)
+        sleeper.close()
+        wait_until(lambda: not sessions_of(newcomer, "sleeper"), 30, "the sleeper's connection is gone")
+        assert lanes.take(newcomer, 0, "test") is None
+        assert lanes.renew(holder, held)
+        # Its own end is noticed at once, long before its lease is over.
+        holder.close()
+        wait_until(lambda: not sessions_of(newcomer, "holder"), 30, "the holder's connection is gone")
+        assert taken(newcomer, 0).epoch == held.epoch + 1
+
+
+def sessions_of(connection, name):
+    """How many connections of that name there are to this database."""
+    sql = "select from pg_stat_activity where application_name = %s and datname = current_database()"
+    return len(connection.execute(sql, (f"kylo-outbox {name}",)).fetchall())
 
 
 def test_each_lane_reads_its_own_slots_and_together_they_read_all(control_db):
