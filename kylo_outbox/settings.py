@@ -102,6 +102,9 @@ class Settings(BaseModel):
 
     sheets_post: bool = Field(default=False, alias="KYLO_SHEETS_POST")
     sheets_endpoint: Text = Field(None, alias="KYLO_SHEETS_ENDPOINT")
+    sheets_reads: int | None = Field(None, alias="KYLO_SHEETS_READS_PER_MINUTE", ge=1)
+    sheets_writes: int | None = Field(None, alias="KYLO_SHEETS_WRITES_PER_MINUTE", ge=1)
+    sheets_approvals_every: Seconds = Field(60.0, alias="KYLO_SHEETS_APPROVALS_EVERY", ge=5, allow_inf_nan=False)
     google_credentials: Text = Field(None, alias="GOOGLE_APPLICATION_CREDENTIALS")
 
     api_url: Text = Field(None, alias="KYLO_API_URL")
@@ -114,6 +117,7 @@ class Settings(BaseModel):
     relay_interval: Interval = Field(None, alias="KYLO_RELAY_INTERVAL", gt=0, allow_inf_nan=False)
     relay_fencing: Literal["none", "kafka"] = Field("none", alias="KYLO_RELAY_FENCING")
     outbox_retention: Seconds = Field(7 * 86400.0, alias="KYLO_OUTBOX_RETENTION", ge=0, allow_inf_nan=False)
+    backpressure_age: Seconds = Field(300.0, alias="KYLO_BACKPRESSURE_AGE", ge=0, allow_inf_nan=False)
     log_level: Annotated[str, AfterValidator(_level)] = Field("INFO", alias="KYLO_LOG_LEVEL")
     log_format: Literal["text", "json"] = Field("text", alias="KYLO_LOG_FORMAT")
 

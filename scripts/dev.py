@@ -47,7 +47,7 @@ def main() -> int:
     words = {
         "demo": ["scripts/demo.py", *(["--keep"] if verb == "demo" and arguments.keep else [])],
         "up": ["-m", "kylo_outbox", "up"],
-        "bench": ["scripts/bench.py", *(["--full"] if verb == "bench" and arguments.full else [])],
+        "bench": ["-m", "scripts.bench", *(["--full"] if verb == "bench" and arguments.full else [])],
     }
     return _inside(python, [*words[verb], *rest])
 
@@ -63,7 +63,9 @@ def _command_line() -> tuple[str, argparse.Namespace, list[str]]:
     test = verbs.add_parser("test", help="check, then all tests; further words go to pytest", allow_abbrev=False)
     test.add_argument("--full", action="store_true", help="add what is long")
     verbs.add_parser("check", help="format, lint, types, floors")
-    bench = verbs.add_parser("bench", help="measure this machine", allow_abbrev=False)
+    bench = verbs.add_parser(
+        "bench", help="measure this machine: `bench [flow | relay]`", allow_abbrev=False, add_help=False
+    )
     bench.add_argument("--full", action="store_true", help="add what is long")
     arguments, rest = parser.parse_known_args()
     return arguments.verb, arguments, rest

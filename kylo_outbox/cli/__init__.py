@@ -12,7 +12,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kylo_outbox import __version__
-from kylo_outbox.cli import company, context, ingest, lag, migrate, outbox, run, sheets, stack, store, topics
+from kylo_outbox.cli import (
+    company,
+    context,
+    dlq_acts,
+    doctor,
+    ingest,
+    lag,
+    lanes,
+    migrate,
+    outbox,
+    rebuild,
+    republish,
+    rules,
+    run,
+    sheets,
+    stack,
+    store,
+    tabs,
+    topics,
+)
 from kylo_outbox.cli.errors import Told
 
 if TYPE_CHECKING:
@@ -38,12 +57,19 @@ _REGISTER: tuple[Callable[[typer.Typer], None], ...] = (
     migrate.register,
     topics.register,
     company.register,
+    rules.register,
     run.register,
     sheets.register,
+    tabs.register,
     ingest.register,
     outbox.register,
+    dlq_acts.register,
+    republish.register,
+    rebuild.register,
     lag.register,
+    lanes.register,
     store.register,
+    doctor.register,
 )
 for _add in _REGISTER:
     _add(app)

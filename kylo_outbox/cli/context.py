@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from dotenv import dotenv_values
 
 from kylo_outbox.kafka.topics import Topics
-from kylo_outbox.model.errors import KyloError
+from kylo_outbox.model.errors import KyloError, Misconfigured
 from kylo_outbox.model.topics import Topic, declared
 from kylo_outbox.settings import Settings, load
 from kylo_outbox.telemetry.logs import set_up_logs
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # These ask for the local stack themselves: an address taken from it would look like a server that somebody named.
 _STACK_VERBS: Final = frozenset({"up", "down", "status", "logs", "start", "stop", "restart", "env", "sheets-emulator"})
+# Faults of the settings are part of what this verb finds.
+_TELLS_FAULTS: Final = frozenset({"doctor"})
 _PROCESSES: Final = frozenset({"serve", "relay", "project"})
 _ADDRESSES: Final = {
     "postgres": ("PG_DSN_RW",),
@@ -84,6 +86,9 @@ def begin(ctx: typer.Context, *, verbose: bool) -> None:
     ctx.call_on_close(lambda: _restore(former))
     if verbose:
         os.environ["KYLO_LOG_LEVEL"] = "DEBUG"
+    if ctx.invoked_subcommand in _TELLS_FAULTS and not _can_be_followed():
+        set_up_logs(level="WARNING", fmt="text", part=ctx.invoked_subcommand or "-")
+        return
     if ctx.invoked_subcommand not in _STACK_VERBS:
         _use_local_stack()
     # Verbs that stay set up their own logs; those that answer and leave are quiet, and an outage is one line: theirs.
@@ -92,6 +97,14 @@ def begin(ctx: typer.Context, *, verbose: bool) -> None:
     settings = load()
     level = settings.log_level if verbose else "WARNING"
     set_up_logs(level=level, fmt=settings.log_format, part=ctx.invoked_subcommand or "-", secrets=settings.secrets())
+
+
+def _can_be_followed() -> bool:
+    try:
+        load()
+    except Misconfigured:
+        return False
+    return True
 
 
 def _use_local_stack() -> None:

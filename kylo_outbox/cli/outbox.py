@@ -1,4 +1,4 @@
-"""The verbs `outbox ls / show`: events that Kafka has not acknowledged, in every store."""
+"""The verbs `outbox ls / show`: events that Kafka has not acknowledged, in every store. Those that act: `holds`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from uuid import UUID
 
 import typer
 
+from kylo_outbox.cli import holds
 from kylo_outbox.cli.context import opened
 from kylo_outbox.cli.errors import PARTLY
 from kylo_outbox.cli.output import AsJson, duration, print_json, print_table, say
 from kylo_outbox.cli.stores import ask_all
 from kylo_outbox.model.errors import Misconfigured, Refused
+from kylo_outbox.store import delayed as delayed_events
 from kylo_outbox.store import waiting
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ _group = typer.Typer(help="Events that wait for Kafka.", no_args_is_help=True)
 
 def register(app: typer.Typer) -> None:
     """Add these verbs to the command."""
+    holds.register(_group)
     app.add_typer(_group, name="outbox")
 
 
@@ -33,15 +36,22 @@ def ls(
     topic: Annotated[str | None, typer.Option(help="Only this topic.")] = None,
     key: Annotated[str | None, typer.Option(help="Only this key, such as a company's id.")] = None,
     held: Annotated[bool, typer.Option("--held", help="Only events that are set aside, with the reason.")] = False,
+    delayed: Annotated[bool, typer.Option("--delayed", help="Events that wait for their `available_at`.")] = False,
     limit: Annotated[int, typer.Option(help="At most so many events of each store.", min=1)] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List events that Kafka has not acknowledged, oldest first, and how old the oldest is.
 
-    Exits with 4 if a store could not be asked.
+    With --delayed those instead whose time has not come, the next one first. Exits with 4 if a store could not be
+    asked.
 
     Example: kylo-outbox outbox ls --topic txns.company.batches --limit 5
     """
+    if delayed:
+        if held:
+            raise Misconfigured("--held and --delayed are different lists; ask for one of them")
+        _list_delayed(topic, key, limit, as_json=as_json)
+        return
 
     def question(connection: Any) -> tuple[list[TopicBacklog], list[Waiting]]:
         listed = waiting.events(connection, topic=topic, key=key, held_only=held, limit=limit)
@@ -69,6 +79,24 @@ def ls(
             )
         age = f", the oldest for {duration(oldest)}" if oldest is not None else ""
         say(f"{count} events wait{age}")
+    if not complete:
+        raise typer.Exit(PARTLY)
+
+
+def _list_delayed(topic: str | None, key: str | None, limit: int, *, as_json: bool) -> None:
+    with opened() as context:
+        answers, complete = ask_all(context, partial(delayed_events.events, topic=topic, key=key, limit=limit))
+    count = sum(waits for _, (waits, _) in answers)
+    events = [(store, event) for store, (_, listed) in answers for event in listed]
+    if as_json:
+        print_json({"delayed": count, "events": [{"store": store, **asdict(event)} for store, event in events]})
+    else:
+        if events:
+            print_table(
+                ("store", "topic", "key", "type", "event id", "available at"),
+                [(store, e.topic, e.key, e.type, e.event_id, e.available_at) for store, e in events],
+            )
+        say(f"{count} events wait for their time")
     if not complete:
         raise typer.Exit(PARTLY)
 

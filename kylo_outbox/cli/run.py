@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Protocol
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
 import typer
 
@@ -15,6 +16,7 @@ from kylo_outbox.wiring import parts as shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for what is missing instead of leaving with code 3.")]
 
@@ -22,6 +24,9 @@ Wait = Annotated[bool, typer.Option("--wait", help="Wait for what is missing ins
 class _Process(Protocol):
     def check(self) -> None: ...
     def run(self, stop: Stop) -> None: ...
+
+
+P = TypeVar("P", bound=_Process)
 
 
 def register(app: typer.Typer) -> None:
@@ -34,11 +39,14 @@ def register(app: typer.Typer) -> None:
 def relay(*, wait: Wait = False) -> None:
     """Publish the outboxes of all stores to Kafka (the scheduled publisher process).
 
+    On a terminal one line on stderr shows what it does; elsewhere a log line says so every ten seconds and on change.
+
     Example: kylo-outbox relay --wait
     """
-    from kylo_outbox.wiring.relays import RelayProcess  # noqa: PLC0415 - each process loads its own drivers only
+    from kylo_outbox.cli.relay_status import shown  # noqa: PLC0415 - each process loads its own drivers only
+    from kylo_outbox.wiring.relays import RelayProcess  # noqa: PLC0415
 
-    _run("relay", RelayProcess, wait=wait)
+    _run("relay", RelayProcess, wait=wait, around=lambda process, parts: shown(process.states, parts))
 
 
 def project(
@@ -78,7 +86,13 @@ def serve(
     _run("api", lambda parts: ServerProcess(parts, host, port), wait=wait)
 
 
-def _run(part: str, build: Callable[[shared.Parts], _Process], *, wait: bool) -> None:
+def _run(
+    part: str,
+    build: Callable[[shared.Parts], P],
+    *,
+    wait: bool,
+    around: Callable[[P, shared.Parts], AbstractContextManager[None]] = lambda _process, _parts: nullcontext(),
+) -> None:
     settings: Settings = load()
     set_up_logs(level=settings.log_level, fmt=settings.log_format, part=part, secrets=settings.secrets())
     parts = shared.build(settings)
@@ -87,6 +101,7 @@ def _run(part: str, build: Callable[[shared.Parts], _Process], *, wait: bool) ->
         shared.when_ready(process.check, wait=wait, tell=lambda line: print(line, file=sys.stderr))
         stop = Stop()
         stop.on_signals()
-        process.run(stop)
+        with around(process, parts):
+            process.run(stop)
     finally:
         parts.close()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from kylo_outbox.model.errors import Transient
-from kylo_outbox.store import upkeep
+from kylo_outbox.store import dead_letters, upkeep
+from kylo_outbox.store.engine import as_ours, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -14,10 +16,12 @@ if TYPE_CHECKING:
     from kylo_outbox.store.engine import Database
 
 log = logging.getLogger(__name__)
+_SETTLED = 30 * 86_400.0
+"""Seconds that a settled dead letter is kept; open ones stay."""
 
 
 class Housekeeping:
-    """A scheduled job. `retention` is in seconds: no row younger than that is dropped."""
+    """A scheduled job; any number of processes may run it. `retention` in seconds: no row younger than that leaves."""
 
     def __init__(self, stores: Callable[[], Iterable[Database]], retention: float) -> None:
         self._stores, self._retention = stores, retention
@@ -26,13 +30,26 @@ class Housekeeping:
         """One round over all stores; a store that is away is left to the next round."""
         for store in self._stores():
             try:
-                with store.transaction() as tx:
-                    made = upkeep.extend(tx)
-                with store.transaction() as tx:
-                    dropped = upkeep.drop_published(tx, self._retention)
-                    upkeep.trim(tx, self._retention)
+                with as_ours(store.name):
+                    self._keep(store)
             except Transient as away:
                 log.warning("housekeeping leaves out %s: %s", store.name, away)
-                continue
-            if made or dropped:
-                log.info("%s: %d partitions made, dropped %s", store.name, made, ", ".join(dropped) or "none")
+
+    def _keep(self, store: Database) -> None:
+        # A connection of its own: partitions are detached outside any transaction.
+        with closing(connect(store.dsn, f"housekeeping {store.name}", autocommit=True)) as connection:
+            if not upkeep.alone(connection):
+                return
+            made = upkeep.extend(connection)
+            rolled = upkeep.roll(connection, self._retention)
+            dropped = upkeep.drop_published(connection, self._retention)
+            upkeep.trim(connection, self._retention)
+            dead_letters.forget_settled(connection, _SETTLED)
+        if made or dropped or rolled:
+            log.info(
+                "%s: %d partitions made, dropped %s%s",
+                store.name,
+                made,
+                ", ".join(dropped) or "none",
+                "; the next one begins" if rolled else "",
+            )

@@ -16,21 +16,24 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from kylo_outbox.model.errors import Conflict, Refused
+from kylo_outbox.model.errors import Conflict, Overloaded, Refused
 from kylo_outbox.model.events import Event
 from kylo_outbox.model.messages import TxnsBatch
 from kylo_outbox.model.transactions import MAX_LISTED, shown, slice_signature
 from kylo_outbox.store import companies, intake
 from kylo_outbox.store.emit import emit_many
 from kylo_outbox.store.engine import psycopg_of
+from kylo_outbox.telemetry import metrics
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from kylo_outbox.model.transactions import Request, Transaction
+    from kylo_outbox.store.backpressure import Backpressure
     from kylo_outbox.store.engine import Database
 
 _MAX_KEY = 200
+_LONGEST_WAIT = 30.0
 _ASKED_AT_ONCE = 10_000  # far under the number of parameters that a statement may have
 
 
@@ -76,11 +79,13 @@ class Ingest:
     Args:
         database: The control store.
         topic_txns: Where `TXNS_BATCH` goes, keyed by company.
+        backpressure: Which companies' events have waited too long already; None takes whatever comes.
     """
 
-    def __init__(self, database: Database, topic_txns: str) -> None:
+    def __init__(self, database: Database, topic_txns: str, backpressure: Backpressure | None = None) -> None:
         self._database = database
         self._topic = topic_txns
+        self._backpressure = backpressure
 
     def accept(self, request: Request, *, source: str, idempotency_key: str | None = None) -> Accepted:
         """Store a request and announce it.
@@ -93,11 +98,14 @@ class Ingest:
         Raises:
             Refused: a company is unknown, with the remedy; or the key is not acceptable.
             Conflict: an id is stored with other content, or the key was used for other content.
+            Overloaded: a company's events have waited for Kafka too long; a repeat of what is stored is answered still.
             Transient: PostgreSQL is away; nothing was stored, unless the commit's own answer was lost: then a repeat
                 gets the first answer.
         """
         _check_key(idempotency_key)
         digest = request.digest
+        asked = sorted({txn.company_id for txn in request.transactions})
+        self._refuse_late(asked, digest)
         with self._database.begin() as connection:
             conn = psycopg_of(connection)
             batch = intake.claim_batch(conn, digest, idempotency_key, source)
@@ -107,13 +115,31 @@ class Ingest:
                         ["Idempotency-Key: was used before, for other content; use a new key for new content"]
                     )
                 return _former_answer(conn, batch)
-            asked = sorted({txn.company_id for txn in request.transactions})
             for start in range(0, len(asked), _ASKED_AT_ONCE):
                 some = asked[start : start + _ASKED_AT_ONCE]
                 _refuse_unknown(request, set(some) - companies.known(connection, some))
             known = intake.save_transactions(conn, batch, request.transactions)
             _refuse_clashes(request, [(company_id, txn_id) for company_id, txn_id, differs in known if differs])
             return self._announce(conn, batch, request, {(company_id, txn_id) for company_id, txn_id, _ in known})
+
+    def _refuse_late(self, asked: list[str], digest: bytes) -> None:
+        if self._backpressure is None:
+            return
+        late = self._backpressure.late(asked)
+        if not late:
+            return
+        with self._database.transaction() as conn:
+            if intake.is_known(conn, digest):
+                return
+        metrics.INGEST_REFUSED.labels(reason="backpressure").inc()
+        limit = self._backpressure.limit
+        raise Overloaded(
+            [
+                f"company_id: events of {shown(company)} have waited for Kafka for over {limit:g} s; send again later"
+                for company in late[:MAX_LISTED]
+            ],
+            retry_after=min(_LONGEST_WAIT, limit / 10),
+        )
 
     def _announce(self, conn: Any, batch: intake.Batch, request: Request, known: set[tuple[str, str]]) -> Accepted:
         """One event per company, in the same transaction, and the slices that the events speak of."""

@@ -14,12 +14,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
 
 from kylo_outbox.model.errors import NotReady, Transient
-from kylo_outbox.store import heartbeats
+from kylo_outbox.store import heartbeats, sessions
 from kylo_outbox.store.backlog import Backlog, read_backlog, read_posted_upto
+from kylo_outbox.store.standing import Standing, standing
 from kylo_outbox.telemetry.samples import add_up, lasting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
 
     from kylo_outbox.store.engine import Database
     from kylo_outbox.store.heartbeats import Heartbeat
@@ -27,17 +29,20 @@ if TYPE_CHECKING:
 
 Status = Literal["healthy", "degraded", "unhealthy"]
 _SHARED: Final = 0.2
+_RECENT: Final = 2.0
 _FORGET_FAILURE: Final = 5.0
 _WORKERS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class StoreView:
-    """One store: its backlog, or why it could not be read (`error`; the backlog is empty then)."""
+    """One store: its backlog and lanes, and who holds back transactions in its cluster; all empty with an `error`."""
 
     name: str
     backlog: Backlog
     error: str | None = None
+    lanes: tuple[Standing, ...] = ()
+    holders: tuple[sessions.Holder, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,12 @@ class Snapshot:
         """Age of the oldest event that waits."""
         return max((store.backlog.oldest_age for store in self.stores), default=0.0)
 
+    @property
+    def holders(self) -> list[sessions.Holder]:
+        """Who holds back transactions, in the clusters of all reachable stores; each once."""
+        found = {(one.kind, one.name, one.pid): one for store in self.stores for one in store.holders}
+        return list(found.values())
+
     def running(self) -> list[Heartbeat]:
         """Rows of processes, living or silent, without the sums of those that were cleaned away."""
         return [beat for beat in self.beats if beat.instance != heartbeats.ENDED]
@@ -115,6 +126,7 @@ class Overview:
         self._made_at = -1.0
         self._last: Snapshot | None = None
         self._failures: dict[str, tuple[float, str]] = {}
+        self._making: Future[Snapshot] | None = None
 
     def snapshot(self) -> Snapshot:
         """The system now, or up to 0.2 s ago; an outage is told inside and never raised."""
@@ -123,6 +135,13 @@ class Overview:
                 self._last = self._make()
                 self._made_at = time.monotonic()
             return self._last
+
+    def recent(self) -> Snapshot | None:
+        """The last snapshot if it is not over ten seconds old; never waits, and has one made for the next caller."""
+        last, age = self._last, time.monotonic() - self._made_at
+        if age > _RECENT and (self._making is None or self._making.done()):
+            self._making = self._workers.submit(self.snapshot)
+        return last if age < heartbeats.FRESH else None
 
     def close(self) -> None:
         """Stop the threads that read the stores."""
@@ -150,7 +169,9 @@ class Overview:
             return StoreView(store.name, Backlog(), why)
         try:
             with store.transaction() as conn:
-                found = StoreView(store.name, read_backlog(conn, posted))
+                backlog = read_backlog(conn, posted)
+                holders = tuple(sessions.holders(conn, sessions.OLD))
+                found = StoreView(store.name, backlog, lanes=tuple(standing(conn)), holders=holders)
         except (Transient, NotReady) as away:
             self._failures[store.name] = (time.monotonic() + _FORGET_FAILURE, str(away))
             return StoreView(store.name, Backlog(), str(away))

@@ -46,13 +46,12 @@ class FencedPublisher(Publisher):
         self,
         address: KafkaAddress,
         store_id: str,
-        generation: int,
         lane: int = 0,
         *,
         batch_bytes: int = BATCH_BYTES,
     ) -> None:
         self.transactional_id = f"kylo-{store_id}-{lane}"
-        super().__init__(address, store_id, generation, batch_bytes=batch_bytes)
+        super().__init__(address, store_id, batch_bytes=batch_bytes)
 
     def _guarantee(self) -> dict[str, Any]:
         return {"transactional.id": self.transactional_id, "transaction.timeout.ms": _TRANSACTION_MS}

@@ -178,9 +178,7 @@ class Publisher:
     `batch_bytes` bounds what the client puts together for one partition; a larger record still goes, alone.
     """
 
-    def __init__(
-        self, address: KafkaAddress, store_id: str, generation: int, *, batch_bytes: int = BATCH_BYTES
-    ) -> None:
+    def __init__(self, address: KafkaAddress, store_id: str, *, batch_bytes: int = BATCH_BYTES) -> None:
         self._config = {
             **client_config(address),
             "enable.idempotence": True,
@@ -198,7 +196,7 @@ class Publisher:
             # The topic was there a moment ago: one that was deleted since must not hold the others up for long.
             "topic.metadata.propagation.max.ms": 5000,
         }
-        self._prefix = f"1;{store_id};{generation};"
+        self._prefix = f"1;{store_id};"
         self._fatal: KafkaFatal | None = None
         self._open()
 
@@ -242,8 +240,11 @@ class Publisher:
     ) -> None:
         produce = self._producer.produce
         prefix = self._prefix
-        for (number, topic, key, kind, payload, headers, event_id, _), report in zip(rows, reports, strict=False):
-            records: list[tuple[str, str | bytes | None]] = [(HEADER, f"{prefix}{number};{event_id};{kind}")]
+        for (number, topic, key, kind, payload, headers, event_id, _, generation), report in zip(
+            rows, reports, strict=False
+        ):
+            origin = f"{prefix}{generation};{number};{event_id};{kind}"
+            records: list[tuple[str, str | bytes | None]] = [(HEADER, origin)]
             if headers is not None:
                 records.extend(json.loads(headers).items())
             while True:

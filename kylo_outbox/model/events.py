@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 HEADER = "kylo"
 _VERSION = "1"
+_ORIGIN = re.compile(
+    r"1;([A-Za-z0-9_-]{1,64});([0-9]{1,10});([0-9]{1,19});([0-9a-fA-F-]{36});([^\x00-\x1f\x7f]{0,200})"
+)
+_MAX_GENERATION = 2**31 - 1
+_MAX_ID = 2**63 - 1
 _UNPARSED: Any = object()
 
 
@@ -32,9 +38,13 @@ class Event:
         event_id: Stable over repeats, replays and rebuilds.
         outbox_id: Number of the outbox row; None for records of other producers.
         created_at: When the writer emitted it (for received events: the record's time stamp).
+        available_at: Not to be published before; None for at once, and for received events.
     """
 
-    __slots__ = ("_payload", "_raw", "created_at", "event_id", "headers", "key", "outbox_id", "topic", "type")
+    __slots__ = (
+        *("_payload", "_raw", "available_at", "created_at", "event_id", "headers", "key", "outbox_id"),
+        *("topic", "type"),
+    )
 
     def __init__(
         self,
@@ -48,6 +58,7 @@ class Event:
         raw: bytes | None = None,
         outbox_id: int | None = None,
         created_at: datetime | None = None,
+        available_at: datetime | None = None,
     ) -> None:
         self.topic = topic
         self.key = key
@@ -56,6 +67,7 @@ class Event:
         self.event_id = event_id
         self.outbox_id = outbox_id
         self.created_at = created_at
+        self.available_at = available_at
         self._payload = payload
         self._raw = raw
 
@@ -89,6 +101,7 @@ class Event:
             event_id=event_id,
             raw=raw,
             created_at=self.created_at,
+            available_at=self.available_at,
         )
 
     def __repr__(self) -> str:
@@ -111,10 +124,16 @@ class Origin:
 
 
 def origin_of(header: bytes) -> Origin | None:
-    """Read the header `kylo`; None if it is not one of ours (then the record counts as another producer's)."""
+    """Read the header `kylo`; None if it is not one of ours (then the record counts as another producer's).
+
+    Numbers that no store can have given out are not believed: they would end up in columns too small for them.
+    """
     try:
-        version, store_id, generation, outbox_id, event_id, kind = header.decode().split(";", 5)
-        if version != _VERSION or not store_id:
+        found = _ORIGIN.fullmatch(header.decode())
+        if found is None:
+            return None
+        store_id, generation, outbox_id, event_id, kind = found.groups()
+        if int(generation) > _MAX_GENERATION or int(outbox_id) > _MAX_ID:
             return None
         return Origin(store_id, int(generation), int(outbox_id), UUID(event_id), kind)
     except ValueError:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import psycopg
 
 BOUND: Final = 50_000
+_WINDOW: Final = 4
 _PATIENCE = "select set_config('statement_timeout', '2s', true), set_config('jit', 'off', true)"
 # Where statistics are missing or old the planner expects a third of a partition above the cursor and reads all of it;
 # the limits must stop an ordered index scan.
@@ -28,47 +29,69 @@ select set_config('enable_seqscan', %(plan)s, true), set_config('enable_hashjoin
        set_config('enable_sort', %(plan)s, true)
 """
 
-# The same three kinds of open rows as the view outbox: above the cursor, late ones at or under it, held ones.
-_WAITING = """
-with ahead as materialized (
+# The same three kinds of open rows as the view outbox: above the cursor, late ones at or under it, held ones, and
+# delayed ones whose time has come. Above the cursor no more than a window of ids is looked at; what lies
+# beyond is taken to be as dense as what was seen.
+_MINE = "o.slot >= l.slot_from and o.slot < l.slot_to and o.slot <> all (l.except_slots)"
+_WAITING = f"""
+with newest as materialized (
+    select pg_sequence_last_value(pg_get_serial_sequence('kylo.outbox_log', 'id')::regclass) as id
+), ahead as materialized (
     select l.lane, o.id, o.topic, o.created_at
       from kylo.lanes l
       cross join lateral (
-          select id, topic, created_at from kylo.outbox_log
-           where id > l.high_water and slot >= l.slot_from and slot < l.slot_to
+          select id, topic, created_at from kylo.outbox_log o
+           where id > l.high_water and id <= l.high_water + %(window)s and {_MINE}
            order by id limit %(bound)s) o
 ), late as (
     select o.id, o.topic, o.created_at
       from kylo.lanes l
-      join kylo.outbox_log o on o.xid >= pg_snapshot_xmax(l.snapshot)
-                            and o.id + 0 <= l.high_water and o.slot >= l.slot_from and o.slot < l.slot_to
+      join kylo.outbox_log o on o.xid >= pg_snapshot_xmax(l.snapshot) and o.id + 0 <= l.high_water and {_MINE}
     union all
     select o.id, o.topic, o.created_at
       from kylo.lanes l
       join kylo.outbox_log o on o.xid = any (array(select pg_snapshot_xip(l.snapshot)))
-                            and o.id + 0 <= l.high_water and o.slot >= l.slot_from and o.slot < l.slot_to
+                            and o.id + 0 <= l.high_water and {_MINE}
 ), unsent as (
     select id, topic, created_at from ahead union all (select * from late limit %(bound)s)
 ), waiting as (
     select topic, created_at from unsent u where not exists (select from kylo.outbox_held h where h.id = u.id)
     union all (select topic, created_at from kylo.outbox_held limit %(bound)s)
+    union all (select topic, available_at from kylo.outbox_delayed
+                where available_at <= now() order by available_at limit %(bound)s)
 ), beyond as (
-    select sum((pg_sequence_last_value(pg_get_serial_sequence('kylo.outbox_log', 'id')::regclass) - a.last)
-               * (l.slot_to - l.slot_from) / 1024) as rows
-      from (select lane, max(id) as last from ahead group by lane having count(*) >= %(bound)s) a
-      join kylo.lanes l using (lane)
+    select sum((newest.id - seen.upto) * seen.found / greatest(1, seen.upto - seen.high_water)) as rows
+      from newest, (select l.high_water, count(a.id) as found,
+                           case when count(a.id) >= %(bound)s then max(a.id)
+                                else l.high_water + %(window)s end as upto
+                      from kylo.lanes l left join ahead a using (lane)
+                     group by l.lane, l.high_water) seen
+     where seen.upto < newest.id
 )
 select topic, count(*), extract(epoch from clock_timestamp() - min(created_at))::float8,
        coalesce((select rows from beyond), 0)::bigint
   from waiting
  group by topic
  order by topic
-"""
+"""  # noqa: S608 - the only thing put in is a constant of this file
+_OLDEST = f"""
+select extract(epoch from clock_timestamp() - min(created_at))::float8
+  from (select o.created_at
+          from kylo.lanes l
+         cross join lateral (
+             select created_at from kylo.outbox_log o
+              where o.id > l.high_water and o.id <= l.high_water + %(window)s and {_MINE} order by o.id limit 1) o
+        union all
+        (select created_at from kylo.outbox_held order by id limit 1)) oldest
+"""  # noqa: S608 - the only thing put in is a constant of this file
 _DECLARED = "select topic from kylo.topics order by topic"
+# Keys that the relay holds, and keys that wait behind a dead letter of a projector or for their database.
 _HELD = """
 select topic, count(distinct key)
   from (select topic, key from kylo.outbox_held limit %(bound)s) held
  group by topic
+ union all
+select topic, count(*) from kylo.holds group by topic
 """
 _DEAD = "select topic, count(*) from kylo.dead_letters where settled_at is null group by topic"
 _PENDING = """
@@ -121,7 +144,12 @@ def read_backlog(conn: psycopg.Connection[Any], posted_upto: Mapping[str, int], 
         NotReady: the schema of this store is missing or closed to us.
         psycopg.errors.QueryCanceled: a count took over two seconds (`Database` makes it `Transient`).
     """
-    values = {"bound": bound, "companies": list(posted_upto), "posted": list(posted_upto.values())}
+    values = {
+        "bound": bound,
+        "window": _WINDOW * bound,
+        "companies": list(posted_upto),
+        "posted": list(posted_upto.values()),
+    }
     try:
         conn.execute(_PATIENCE)
         conn.execute(_BY_INDEX, {"plan": "off"})
@@ -131,7 +159,7 @@ def read_backlog(conn: psycopg.Connection[Any], posted_upto: Mapping[str, int], 
         counted = sum(count for _, count, _, _ in waiting)
         beyond = waiting[0][3] if waiting else 0
         held = conn.execute(_HELD, values).fetchall()
-        dead = conn.execute(_DEAD).fetchall()
+        dead = read_dead_letters(conn)
         [pending, unposted] = conn.execute(_PENDING, values).fetchall()[0]
         if pending >= bound:
             pending = max(pending, conn.execute(_PENDING_ESTIMATE).fetchall()[0][0])
@@ -145,12 +173,23 @@ def read_backlog(conn: psycopg.Connection[Any], posted_upto: Mapping[str, int], 
         | {topic: count + beyond * count // counted for topic, count, _, _ in waiting},
         oldest_age=max((age for _, _, age, _ in waiting), default=0.0),
         exact=not beyond and pending < bound,
-        held_keys=dict(held),
-        dead_letters=dict(dead),
+        held_keys={topic: sum(number for name, number in held if name == topic) for topic, _ in held},
+        dead_letters=dead,
         open_pending=pending,
         unposted=unposted,
         oldest_transaction_age=transaction,
     )
+
+
+def oldest_age(conn: psycopg.Connection[Any]) -> float | None:
+    """Age of the oldest event that waits, in seconds; None if none does. Cheaper than `read_backlog`; no late rows."""
+    row = conn.execute(_OLDEST, {"window": _WINDOW * BOUND}).fetchone()
+    return None if row is None or row[0] is None else max(0.0, row[0])
+
+
+def read_dead_letters(conn: psycopg.Connection[Any]) -> dict[str, int]:
+    """Dead letters that nobody has settled, by topic."""
+    return dict(conn.execute(_DEAD).fetchall())
 
 
 def read_posted_upto(conn: psycopg.Connection[Any]) -> dict[str, int]:

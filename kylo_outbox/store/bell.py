@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kylo_outbox.store.lanes import Slots
 
 _CHANNEL: Final = "kylo_outbox"
-_LOCK_CLASS: Final = 1802068082
+_LOCK_CLASS: Final = 1802068090
 _BUCKET: Final = 64
 
 TAKE = "select b from unnest(%s::integer[]) b where pg_try_advisory_lock(%s, b)"

@@ -22,8 +22,9 @@ _MINE = "select from kylo.lanes where lane = %(lane)s and epoch = %(epoch)s for 
 HOLD = f"""
 with mine as materialized ({_MINE}), held as (
     insert into kylo.outbox_held
-           (id, event_id, created_at, slot, topic, key, type, payload, headers, reason, retry, waits)
-    select id, event_id, created_at, slot, topic, key, type, payload, headers, %(reason)s, %(retry)s, %(waits)s
+           (id, event_id, created_at, slot, topic, key, type, payload, headers, generation, reason, retry, waits)
+    select id, event_id, created_at, slot, topic, key, type, payload, headers, generation, %(reason)s, %(retry)s,
+           %(waits)s
       from kylo.outbox_log where id = any(%(ids)s) and exists (select from mine)
     on conflict (id) do nothing
 )
@@ -43,7 +44,7 @@ select topic, key from found where slot >= %s and slot < %s
 """
 _ROW = (
     "h.id, h.topic, h.key, h.type, h.payload, h.headers::text, h.event_id::text, "
-    "extract(epoch from h.created_at)::float8"
+    "extract(epoch from h.created_at)::float8, h.generation"
 )
 # What may be tried of some keys: from the oldest event of each up to the first that waits for a person.
 READY = f"""

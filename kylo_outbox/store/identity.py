@@ -4,21 +4,45 @@ A copied database brings the name of its origin with it. Two stores with one nam
 the same ids, so nothing is published before somebody has said which of the two cases it is: `rename` for a copy that
 lives beside its origin, `adopt` for a restore that takes its place.
 
-Not seen: a physical copy on another machine (same identifiers) and a promoted standby.
+A promoted standby and a recovered backup are the same server on a new timeline: they go on by themselves, as a new
+generation. Ids may be drawn there that the lost life had drawn and published, so `kylo.emit` writes the generation into
+each row: rows of the former life keep theirs, and what is published of them again is known as a repeat.
+
+A copy of the data directory that is started as it is keeps the timeline; only another store can notice it
+(`store/witness.py`).
 """
 
 from __future__ import annotations
 
+import logging
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from kylo_outbox.model.errors import NotReady
+from kylo_outbox.model.errors import NotReady, Transient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import psycopg
+
+log = logging.getLogger(__name__)
+
+_ENTER = """
+select s.store_id, s.generation, pg_is_in_recovery(),
+       (s.system_identifier, s.database_oid) = (c.system_identifier, d.oid), current_database()
+  from pg_control_system() c
+  join pg_database d on d.datname = current_database()
+  left join kylo.store s on true
+"""
+# Whichever relay comes first does it; the next one finds the timeline known.
+_NEXT_LIFE = """
+update kylo.store set generation = generation + 1, timeline = kylo.timeline()
+ where timeline <> kylo.timeline()
+returning generation, timeline
+"""
 
 # The row lock makes two operators wait for each other; the table lock waits for every writer of events, so that what
 # is stored then is committed, and nothing is added until the new name is.
@@ -32,16 +56,19 @@ select s.store_id, s.generation, s.system_identifier, s.database_oid,
 """
 _WRITE = """
 update kylo.store s
-   set store_id = :store_id, generation = :generation, system_identifier = c.system_identifier, database_oid = d.oid
+   set store_id = :store_id, generation = :generation, system_identifier = c.system_identifier, database_oid = d.oid,
+       timeline = kylo.timeline()
   from pg_control_system() c, pg_database d
  where d.datname = current_database()
 """
 # Late rows: their ids are behind the cursor, but no turn of the relay has seen them yet.
 _HOLD_LATE = """
-insert into kylo.outbox_held (id, event_id, created_at, slot, topic, key, type, payload, headers, reason, retry)
-select o.id, o.event_id, o.created_at, o.slot, o.topic, o.key, o.type, o.payload, o.headers, :reason, true
+insert into kylo.outbox_held
+       (id, event_id, created_at, slot, topic, key, type, payload, headers, generation, reason, retry)
+select o.id, o.event_id, o.created_at, o.slot, o.topic, o.key, o.type, o.payload, o.headers, o.generation, :reason, true
   from kylo.lanes l
   join kylo.outbox_log o on o.id <= l.high_water and o.slot >= l.slot_from and o.slot < l.slot_to
+                       and o.slot <> all (l.except_slots)
  where not pg_visible_in_snapshot(o.xid, l.snapshot)
 on conflict (id) do nothing
 """
@@ -54,9 +81,15 @@ update kylo.lanes set snapshot = pg_current_snapshot(), epoch = epoch + 1, holde
 _WAITING = """
 select (select count(*) from kylo.lanes l
           join kylo.outbox_log o on o.slot >= l.slot_from and o.slot < l.slot_to
+           and o.slot <> all (l.except_slots)
            and (o.id > l.high_water or not pg_visible_in_snapshot(o.xid, l.snapshot)))
-     + (select count(*) from kylo.outbox_held h)
+     + (select count(*) from kylo.outbox_held) + (select count(*) from kylo.outbox_delayed)
 """
+# What was written since the server was started belongs to the life that begins; all before it was there already.
+_NEW_ROWS = """
+update kylo.outbox_log set generation = :next where generation = :former and created_at >= pg_postmaster_start_time()
+"""
+_END_LEASES = "update kylo.lanes set epoch = epoch + 1, holder = null, lease_until = '-infinity'"
 _COUNT_ALL_AS_DONE = """
 with newest as (select coalesce(max(id), 0) as id from kylo.outbox_log), marked as (
     insert into kylo.marks (lane, low, high, since, at)
@@ -106,11 +139,34 @@ def require_own(connection: sa.Connection) -> StoreId:
     """
     found = identity(connection)
     if not found.own:
-        raise NotReady(
-            f"{found.database}: this database is a copy or a restore; run `kylo-outbox store rename` (a copy gets a "
-            "new name) or `kylo-outbox store adopt` (a restore continues as a new generation)"
-        )
+        raise _copy(found.database)
     return found.store
+
+
+def enter(connection: psycopg.Connection[Any]) -> StoreId:
+    """Read the name of the store for whoever publishes from it; on a new timeline a new generation begins.
+
+    Raises:
+        NotReady: like `require_own`.
+        Transient: the server is a standby now.
+    """
+    row = connection.execute(_ENTER).fetchone()
+    if row is None or row[0] is None:
+        raise NotReady("this database has no store yet; run `kylo-outbox migrate`")
+    store_id, generation, standby, own, database = row
+    if not own:
+        raise _copy(database)
+    if standby:
+        raise Transient(f"{database}: the server is a standby; waiting until it is promoted")
+    begun = connection.execute(_NEXT_LIFE).fetchone()
+    if begun is not None:
+        generation = begun[0]
+        log.warning(
+            "%s: the server was promoted or recovered (timeline %d): store %s goes on as generation %d; what the "
+            "former life stored keeps its own generation, so that nothing counts twice",
+            *(database, begun[1], store_id, generation),
+        )
+    return StoreId(store_id, generation)
 
 
 def place(connection: sa.Connection) -> tuple[int, int]:
@@ -125,7 +181,7 @@ def place(connection: sa.Connection) -> tuple[int, int]:
 
 
 def waiting(connection: sa.Connection) -> int:
-    """How many stored events nobody has published yet, held ones included. Counts: not for a hot path."""
+    """How many stored events nobody has published yet, held and delayed ones included. Counts: not for a hot path."""
     return int(connection.scalar(sa.text(_WAITING)) or 0)
 
 
@@ -147,6 +203,21 @@ def adopt(connection: sa.Connection) -> StoreId:
     return _write(connection, StoreId(former.store_id, former.generation + 1))
 
 
+def begin_anew(connection: sa.Connection, former: int) -> StoreId | None:
+    """Begin the next generation in a database that was put back to an earlier time; the caller commits.
+
+    Rows written since the server was started become part of it, because their ids may have been published before for
+    other events. None (and nothing done) if the store is not in generation `former` any more. Waits for writers.
+    """
+    _stop_writers(connection)
+    store = identity(connection).store
+    if store.generation != former:
+        return None
+    _run(connection, _NEW_ROWS, {"next": former + 1, "former": former})
+    _run(connection, _END_LEASES)
+    return _write(connection, StoreId(store.store_id, former + 1))
+
+
 def rename(connection: sa.Connection) -> StoreId:
     """Give a copied database a name of its own, generation 1; the caller commits.
 
@@ -160,6 +231,7 @@ def rename(connection: sa.Connection) -> StoreId:
     identity(connection)
     _run(connection, _AGE_ROWS)
     _run(connection, "delete from kylo.outbox_held")
+    _run(connection, "delete from kylo.outbox_delayed")
     _run(connection, _COUNT_ALL_AS_DONE)
     _run(connection, _AGE_LANES)
     return _write(connection, StoreId(uuid.uuid4().hex[:12], 1))
@@ -179,6 +251,13 @@ def _write(connection: sa.Connection, store: StoreId) -> StoreId:
 
 def _run(connection: sa.Connection, sql: str, values: Mapping[str, Any] | None = None) -> None:
     connection.execute(sa.text(sql), values)
+
+
+def _copy(database: str) -> NotReady:
+    return NotReady(
+        f"{database}: this database is a copy or a restore; run `kylo-outbox store rename` (a copy gets a "
+        "new name) or `kylo-outbox store adopt` (a restore continues as a new generation)"
+    )
 
 
 def _nameless(connection: sa.Connection) -> NotReady:

@@ -170,6 +170,11 @@ def claim_batch(
         # The one we waited for was just removed: then the place is free.
 
 
+def is_known(conn: psycopg.Connection[Any], digest: bytes) -> bool:
+    """Whether a request of this content is stored, so that a repeat adds nothing."""
+    return conn.execute("select from intake.batches where request_digest = %s", (digest,)).fetchone() is not None
+
+
 def save_transactions(
     conn: psycopg.Connection[Any], batch: Batch, transactions: Sequence[Transaction]
 ) -> list[tuple[str, str, bool]]:

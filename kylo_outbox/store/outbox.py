@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from kylo_outbox.store.engine import Database
     from kylo_outbox.store.lanes import Lane
 
-Row = tuple[int, str, bytes, str, bytes, str | None, str, float]
-"""(id, topic, key, type, payload, headers as JSON text or None, event id, seconds since 1970 of the emit)."""
+Row = tuple[int, str, bytes, str, bytes, str | None, str, float, int]
+"""(id, topic, key, type, payload, headers as JSON text or None, event id, seconds since 1970, generation)."""
 
-_COLUMNS = "id, topic, key, type, payload, headers::text, event_id::text, extract(epoch from created_at)::float8"
+_COLUMNS = (
+    "id, topic, key, type, payload, headers::text, event_id::text, extract(epoch from created_at)::float8, generation"
+)
 
 # A turn looks at the clock of transactions first; what follows is asked for "as that snapshot saw it", in statements
 # of their own, so that each is planned once. A lane with all slots asks for none: the planner guesses slots badly.
@@ -71,8 +73,6 @@ select set_config('plan_cache_mode', 'force_generic_plan', false), set_config('e
        set_config('max_parallel_workers_per_gather', '0', false), set_config('jit', 'off', false)
 """
 _NO_BOUND = 2**63 - 1
-# A lane that leaves slots out would read past the rows of others again and again: beyond so many it notes their end.
-_FOREIGN = 1000
 # Many late rows at once (a long transaction) are sorted once for so many turns.
 _LATE_TURNS = 20
 
@@ -116,6 +116,8 @@ class Reader:
             Fatal: the lane was taken over; nothing was read.
         """
         now, newest = self._look()
+        if upto is not None and upto.high_water < self._at.high_water:
+            upto = None
         until = self._until or (upto.snapshot if upto else now)
         late = self._read_late(limit, until)
         if len(late) == limit:
@@ -157,7 +159,8 @@ class Reader:
         """The id up to which everything visible was read; whatever below it is not visible comes as a late row."""
         if upto is not None:
             return upto.high_water
-        return newest if not self._lane.slots.all and newest > last + _FOREIGN else last
+        # A lane that leaves slots out would read past the rows of others again and again.
+        return last if self._lane.slots.all else max(last, newest)
 
     def _values(self, limit: int, until: str) -> dict[str, Any]:
         _, xmax, running = self._at.snapshot.split(":")

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from kylo_outbox.model.errors import Fatal, NotReady
-from kylo_outbox.store import held, lanes, sides
+from kylo_outbox.model.errors import Fatal
+from kylo_outbox.store import held, lanes, relay_dead, sides
 from kylo_outbox.store.bell import Bell
 from kylo_outbox.store.engine import as_ours, connect
+from kylo_outbox.store.identity import enter
 from kylo_outbox.store.outbox import PLANS, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
+    from kylo_outbox.store.identity import StoreId
     from kylo_outbox.store.lanes import Cursor, Lane
     from kylo_outbox.store.outbox import Row, Turn
+    from kylo_outbox.store.relay_dead import Buried
 
 
 class LaneSession:
@@ -58,13 +61,10 @@ class LaneSession:
         """Whether the connection is gone, and the lane with it."""
         return self._connection.closed
 
-    def identity(self) -> tuple[str, int]:
-        """(store id, generation) that every record of this store carries."""
+    def identity(self) -> StoreId:
+        """The name of the store, checked on this very connection; raises `NotReady` for a copy."""
         with self._errors():
-            row = self._connection.execute("select store_id, generation from kylo.store").fetchone()
-        if row is None:
-            raise NotReady(f"{self._name}: the store has no name; run `kylo-outbox migrate`")
-        return row[0], row[1]
+            return enter(self._connection)
 
     def take(self, lane: int, holder: str) -> bool:
         """Try to take `lane`; True if it is ours now, with the readers at the stored cursors."""
@@ -169,6 +169,12 @@ class LaneSession:
         """Forget held events that were acknowledged after all."""
         with self._errors():
             self._ours(held.let_go(self._connection, self._held(), rows))
+
+    def bury_refused(self) -> list[Buried]:
+        """Make dead letters of refused events whose topic says so."""
+        lane = self._held()
+        with self._errors():
+            return relay_dead.bury_refused(self._connection, (lane.slots.first, lane.slots.end))
 
     def awake(self) -> None:
         """Tell writers that they need not ring."""

@@ -91,6 +91,18 @@ def join(connection: psycopg.Connection[Any], lane: Lane, side: int) -> bool:
     return connection.execute(JOIN, values).rowcount == 1
 
 
+def cut(count: int) -> list[tuple[int, int, int]]:
+    """How the slots are cut into `count` lanes: (lane, first slot, end).
+
+    Raises:
+        Misconfigured: for a number of lanes that cannot be.
+    """
+    if not 1 <= count <= MOST_LANES:
+        raise Misconfigured(f"lanes: must be 1 to {MOST_LANES}, not {count}")
+    edges = [round(part * 1024 / _GRAIN / count) * _GRAIN for part in range(count + 1)]
+    return [(lane, edges[lane], edges[lane + 1]) for lane in range(count)]
+
+
 def set_lanes(tx: psycopg.Connection[Any], count: int) -> list[tuple[int, int, int]]:
     """Cut the store into `count` lanes anew, in the caller's transaction: (lane, first slot, end).
 
@@ -100,12 +112,9 @@ def set_lanes(tx: psycopg.Connection[Any], count: int) -> list[tuple[int, int, i
     Raises:
         Misconfigured: for a number of lanes that cannot be.
     """
-    if not 1 <= count <= MOST_LANES:
-        raise Misconfigured(f"lanes: must be 1 to {MOST_LANES}, not {count}")
+    made = cut(count)
     tx.execute(_STOP_RELAYS)
     high_water, epoch, acknowledged, snapshot = one(tx, _LOWEST, ())
-    edges = [round(part * 1024 / _GRAIN / count) * _GRAIN for part in range(count + 1)]
-    made = [(lane, edges[lane], edges[lane + 1]) for lane in range(count)]
     tx.execute(_KEEP_MARKS, {"high_water": high_water})
     tx.execute("delete from kylo.marks")
     tx.execute("delete from kylo.lanes")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from kylo_outbox.flows.overview import Overview, Snapshot
+    from kylo_outbox.store.standing import Standing
     from kylo_outbox.telemetry.metrics import Sample
 
 _PUBLISHER_GROUP = "kafka-publisher"
@@ -45,7 +46,7 @@ def routes(
 
     @router.get("/readyz", summary="What this process needs is there")
     def readyz() -> Response:
-        return _checked(checks)
+        return _checked(checks, details(overview.recent()))
 
     @router.get("/startupz", summary="It has been ready once")
     def startupz() -> Response:
@@ -115,9 +116,11 @@ def statistics(snapshot: Snapshot) -> dict[str, Any]:
             "unprocessedEvents": store.backlog.unprocessed,
             "heldKeys": store.backlog.held_keys,
             "deadLetters": store.backlog.dead_letters,
+            "lanes": [_lane(lane) for lane in store.lanes],
         }
         for store in snapshot.stores
     ]
+    found["oldTransactions"] = [holder._asdict() for holder in snapshot.holders]
     found["processes"] = [
         {"part": beat.part, "instance": beat.instance, "alive": beat.alive, "ageSeconds": round(beat.age, 1)}
         for beat in snapshot.running()
@@ -125,7 +128,39 @@ def statistics(snapshot: Snapshot) -> dict[str, Any]:
     return found
 
 
-def _checked(checks: Mapping[str, Callable[[], object]]) -> Response:
+def details(snapshot: Snapshot | None) -> dict[str, Any]:
+    """What `/readyz` tells beside its checks; none of it makes this process unready.
+
+    The path is open to everybody: neither users nor statements nor keys are shown here, `/health/kafka/stats` and
+    `kylo-outbox doctor` have them.
+    """
+    if snapshot is None:
+        return {}
+    return {
+        "relay": snapshot.status,
+        "lanesWithoutLeader": sum(not lane.led for store in snapshot.stores for lane in store.lanes),
+        "oldestPendingSeconds": round(snapshot.lag_seconds, 1),
+        "heldKeys": sum(sum(store.backlog.held_keys.values()) for store in snapshot.stores),
+        "oldTransactions": [
+            {"kind": one.kind, "pid": one.pid, "database": one.database, "state": one.state, "ageSeconds": one.age}
+            for one in snapshot.holders
+        ],
+    }
+
+
+def _lane(lane: Standing) -> dict[str, Any]:
+    return {
+        "lane": lane.lane,
+        "slots": [lane.slot_from, lane.slot_to],
+        "holder": lane.holder if lane.led else None,
+        "epoch": lane.epoch,
+        "leaseLeftSeconds": round(lane.lease_left, 3),
+        "cursor": lane.high_water,
+        "acknowledged": lane.acknowledged,
+    }
+
+
+def _checked(checks: Mapping[str, Callable[[], object]], more: Mapping[str, Any] | None = None) -> Response:
     results: dict[str, str] = {}
     ready = True
     for name, check in checks.items():
@@ -135,7 +170,9 @@ def _checked(checks: Mapping[str, Callable[[], object]]) -> Response:
         except KyloError as failed:
             ready = False
             results[name] = str(failed)
-    return JSONResponse({"status": "ready" if ready else "not ready", "checks": results}, 200 if ready else 503)
+    status = "ready" if ready else "not ready"
+    told = {"details": dict(more)} if more else {}
+    return JSONResponse({"status": status, "checks": results, **told}, 200 if ready else 503)
 
 
 def _total(samples: Iterable[Sample], name: str) -> int:

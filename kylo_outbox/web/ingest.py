@@ -60,7 +60,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         413: "The body is too large",
         415: "A type or encoding that is not read",
         422: "Every fault with its path; unknown companies with the remedy",
-        429: "Too much at a time; Retry-After",
+        429: "Too much at a time, or events of a company have waited for Kafka too long; Retry-After",
         503: "PostgreSQL is away; Retry-After",
     }.items()
 }

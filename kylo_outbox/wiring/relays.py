@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from kylo_outbox.flows.delayed import DelayedEvents
 from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.flows.housekeeping import Housekeeping
 from kylo_outbox.flows.relay import Relay, RelayState
+from kylo_outbox.flows.witnesses import Witnesses
 from kylo_outbox.kafka.contact import BrokerContact
 from kylo_outbox.kafka.fenced import FencedPublisher
 from kylo_outbox.kafka.lag import Lag
 from kylo_outbox.kafka.producer import NoBroker, Publisher
+from kylo_outbox.model.errors import Transient
 from kylo_outbox.runtime.schedule import Schedule
-from kylo_outbox.store import lanes
+from kylo_outbox.store import heartbeats, lanes
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.store.outbox import stored_rows
+from kylo_outbox.store.pauses import Pauses
 from kylo_outbox.store.session import LaneSession
 from kylo_outbox.telemetry import metrics
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema
 from kylo_outbox.wiring.projectors import NAMES, groups, kylo_topics, named, projection
+from kylo_outbox.wiring.sharing import leads_too_many
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from kylo_outbox.runtime.stop import Stop
     from kylo_outbox.store.engine import Database
+
+log = logging.getLogger(__name__)
 
 
 def _measure_lag(lag: Lag, of: Mapping[str, Sequence[str]]) -> None:
@@ -54,7 +63,9 @@ class RelayProcess:
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._projections = [] if settings.all_via_kafka else [projection(parts, named(parts, name)) for name in NAMES]
         self._company_topics = frozenset(kylo_topics(settings))
+        self._witnesses = Witnesses(self._databases)
         self._states: dict[tuple[str, int], RelayState] = {}
+        self._relays: dict[tuple[str, int], Relay] = {}
 
     def check(self) -> None:
         """Refuse to start without schema and, where anything travels over it, a broker."""
@@ -68,11 +79,17 @@ class RelayProcess:
         """Run until `stop`; then drain what is in flight, store the cursors and give the lanes up."""
         schedule = Schedule(stop)
         heart = Heart(self._parts.control, "relay", self._state)
+        delayed = DelayedEvents(self._databases)
         upkeep = Housekeeping(self._databases, self._parts.settings.outbox_retention)
         schedule.every(5.0, "stores", partial(self._look_for_stores, schedule))
         schedule.every(1.0, "heartbeat", heart.beat)
+        schedule.every(5.0, "lanes", self._share_lanes, at_once=False)
         schedule.every(3600.0, "old heartbeats", heart.prune)
+        schedule.every(0.2, "delayed events", delayed.run_once)
         schedule.every(60.0, "housekeeping", upkeep.run_once)
+        schedule.every(10.0, "witnesses", self._witnesses.run_once)
+        for each in self._projections:
+            schedule.every(1.0, f"released keys of {each.projector.name}", each.tend)
         if self._contact is not None:
             schedule.every(3.0, "broker contact", self._contact.ask)
         if self._address is not None:
@@ -80,15 +97,37 @@ class RelayProcess:
         schedule.start()
         stop.wait()
         schedule.stop()
+        delayed.close()
+
+    def states(self) -> list[RelayState]:
+        """What each relay of this process says of itself, one a lane of each store."""
+        return list(self._states.values())
 
     def _look_for_stores(self, schedule: Schedule) -> None:
         for database in self._databases():
-            with database.transaction() as tx:
-                numbers = lanes.numbers(tx)
+            try:
+                with database.transaction() as tx:
+                    numbers = lanes.numbers(tx)
+            except Transient as away:
+                log.warning("no relay for %s yet: %s", database.name, away)
+                continue
             for lane in numbers:
                 if (database.dsn, lane) not in self._states:
                     state = self._states[database.dsn, lane] = RelayState(store=database.name, lane=lane)
                     schedule.keep_running(state.name, partial(self._relay, database, state))
+
+    def _share_lanes(self) -> None:
+        leading = [place for place, state in self._states.items() if state.leading]
+        several = [dsn for dsn, number in Counter(dsn for dsn, _ in leading).items() if number > 1]
+        if not several:
+            return
+        with self._parts.control.transaction() as tx:
+            beats = heartbeats.read(tx)
+        for dsn in several:
+            mine = [place for place in leading if place[0] == dsn]
+            if leads_too_many(self._states[mine[0]].store, len(mine), beats):
+                log.info("%s goes to another relay process", self._states[mine[-1]].name)
+                self._relays[mine[-1]].step_down()
 
     def _databases(self) -> list[Database]:
         return [store.database for store in self._parts.directory.stores() if not store.problem]
@@ -100,34 +139,41 @@ class RelayProcess:
         direct = None
         if self._projections:
             direct = DirectDelivery(
-                store=(own.store_id, own.generation),
+                store_id=own.store_id,
                 topics=kylo_topics(settings),
                 is_direct=lambda company: not settings.via_kafka(company),
                 projections=self._projections,
                 stored_rows=partial(stored_rows, database),
             )
-        return Relay(
+        relay = self._relays[database.dsn, state.lane] = Relay(
             state=state,
             holder=self._holder,
-            open_session=lambda: LaneSession(database.dsn, database.name),
-            open_publisher=partial(self._publisher, lane=state.lane),
+            open_session=partial(self._session, database),
+            open_publisher=partial(self._publisher, state.lane),
             direct=direct,
             interval=settings.relay_interval,
-            is_paused=self._is_paused,
+            is_paused=partial(self._is_paused, Pauses(database)),
         )
+        return relay
 
-    def _is_paused(self, topic: str, key: bytes) -> bool:
+    def _session(self, database: Database) -> LaneSession:
+        self._witnesses.check(database)
+        return LaneSession(database.dsn, database.name)
+
+    def _is_paused(self, pauses: Pauses, topic: str, key: bytes) -> bool:
+        if pauses.covers(topic, key):
+            return True
         if topic not in self._company_topics:
             return False
         company = self._parts.directory.company(key.decode())
         return company is not None and company.paused
 
-    def _publisher(self, store_id: str, generation: int, lane: int = 0) -> Publisher | NoBroker:
+    def _publisher(self, lane: int, store_id: str) -> Publisher | NoBroker:
         if self._address is None:
             return NoBroker()
         if self._parts.settings.relay_fencing == "kafka":
-            return FencedPublisher(self._address, store_id, generation, lane)
-        return Publisher(self._address, store_id, generation)
+            return FencedPublisher(self._address, store_id, lane)
+        return Publisher(self._address, store_id)
 
     def _state(self) -> dict[str, Any]:
         states = list(self._states.values())

@@ -85,7 +85,7 @@ def read_all(bootstrap: str, topic: str) -> list[Seen]:
 def outbox_rows(topic: str, keys: Sequence[bytes], payload: bytes = b"{}", start: int = 1) -> list[Row]:
     """Rows as the store reads them, one for each key, with ids from `start` on."""
     return [
-        (number, topic, key, "T", payload, None, str(uuid.UUID(int=number)), 0.0)
+        (number, topic, key, "T", payload, None, str(uuid.UUID(int=number)), 0.0, 1)
         for number, key in enumerate(keys, start)
     ]
 

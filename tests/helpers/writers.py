@@ -6,29 +6,68 @@ import hashlib
 import random
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from kylo_outbox import emit
-from kylo_outbox.store.engine import connect
+import psycopg
+
+from kylo_outbox import Event, emit, emit_many
 
 if TYPE_CHECKING:
-    import uuid
     from collections.abc import Iterator
+
+# The business row behind every second key: its lock gives an order that owes nothing to the outbox.
+_WALLETS = "create table if not exists wallets_of_test (key text primary key, version bigint not null default 0)"
+_CREDIT = "update wallets_of_test set version = version + 1 where key = %s returning version"
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key, the slot whose lock orders its commits, and whether a business row carries its version."""
+
+    name: str
+    slot: int
+    wallet: bool
 
 
 class Writers:
-    """Threads that emit on a few keys until told to stop; `committed` is what the log must hold in the end."""
+    """Threads that emit on a few keys until told to stop; their ledger is kept here, outside the database.
 
-    def __init__(self, dsn: str, topic: str, *, writers: int = 8, keys: int = 20, seed: int = 1) -> None:
-        self.committed: set[uuid.UUID] = set()
-        self._dsn, self._topic, self._keys, self._seed = dsn, topic, keys, seed
+    `committed` was acknowledged by PostgreSQL and must be in the log in the end; `unknown` lost its connection while it
+    was committing and may be. With `wallets` every second key is a wallet whose events count its versions.
+    With `survive` a lost connection is made anew.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        topic: str,
+        *,
+        writers: int = 8,
+        keys: int = 20,
+        seed: int = 1,
+        wallets: bool = False,
+        survive: bool = False,
+        most: int = 1,
+    ) -> None:
+        self.committed: set[str] = set()
+        self.unknown: set[str] = set()
+        self.failed: list[Exception] = []
+        self.interrupted = 0
+        self._dsn, self._topic, self._seed = dsn, topic, seed
+        self._survive, self._most = survive, most
+        self._keys = _keys(topic, keys, wallets=wallets)
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._write, args=(number,)) for number in range(writers)]
-        self.failed: list[Exception] = []
 
     @contextmanager
     def running(self) -> Iterator[Writers]:
         """Start them; stop and wait at the end of the block."""
+        with psycopg.connect(self._dsn) as connection:
+            connection.execute(_WALLETS)
+            for key in self._keys:
+                if key.wallet:
+                    connection.execute("insert into wallets_of_test (key) values (%s)", (key.name,))
         for thread in self._threads:
             thread.start()
         try:
@@ -36,31 +75,73 @@ class Writers:
         finally:
             self._stop.set()
             for thread in self._threads:
-                thread.join(30)
+                thread.join(60)
 
     def _write(self, number: int) -> None:
         dice = random.Random(self._seed * 1000 + number)
-        try:
-            with connect(self._dsn, f"writer {number}") as connection:
-                while not self._stop.is_set():
-                    # Locks are taken by slot, so keys in the order of slots never deadlock.
-                    keys = sorted(dice.sample(range(self._keys), dice.randint(1, 3)), key=self._slot)
-                    mine = [self._emit(connection, key, dice) for key in keys]
-                    if dice.random() < 0.2:
-                        connection.rollback()
-                    else:
-                        connection.commit()
-                        self.committed.update(mine)
-        except Exception as failed:  # noqa: BLE001 - told to the test, which fails
-            self.failed.append(failed)
+        while not self._stop.is_set():
+            try:
+                with psycopg.connect(self._dsn, connect_timeout=5) as connection:
+                    while not self._stop.is_set():
+                        self._transaction(connection, dice)
+            except psycopg.OperationalError as lost:
+                self.interrupted += 1
+                if not self._survive:
+                    self.failed.append(lost)
+                    return
+                self._stop.wait(0.05)
+            except Exception as failed:  # noqa: BLE001 - told to the test, which fails
+                self.failed.append(failed)
+                return
 
-    def _slot(self, key: int) -> int:
-        digest = hashlib.sha256(f"{self._topic}\x1fkey-{key}".encode()).digest()
-        return digest[0] << 2 | digest[1] >> 6
+    def _transaction(self, connection: psycopg.Connection[Any], dice: random.Random) -> None:
+        at_once = dice.random() < 0.3
+        # Single emits take their locks one by one and `emit_many` all rows before all slots: in the order of slots,
+        # and with keys of one kind in the latter, nobody can deadlock.
+        kind = dice.random() < 0.5
+        found = [key for key in self._keys if key.wallet == kind] or self._keys if at_once else self._keys
+        keys = sorted(dice.sample(found, dice.randint(1, 3)), key=lambda key: key.slot)
+        mine = self._many(connection, keys, dice) if at_once else [self._one(connection, key, dice) for key in keys]
+        # The transaction stays open for a while, now and then for long: late commits are what this is about.
+        self._stop.wait(dice.random() * (0.5 if dice.random() < 0.03 else 0.01))
+        if dice.random() < 0.2:
+            connection.rollback()
+            return
+        self.unknown.update(mine)
+        connection.commit()
+        self.committed.update(mine)
+        self.unknown.difference_update(mine)
 
-    def _emit(self, connection, key: int, dice: random.Random) -> uuid.UUID:
-        event = emit(connection, topic=self._topic, key=f"key-{key}", type="WRITTEN", payload={"n": dice.random()})
-        # The transaction stays open for a while: late commits are what this is about.
+    def _one(self, connection: psycopg.Connection[Any], key: Key, dice: random.Random) -> str:
+        payload = self._payload(connection, key)
+        event = emit(connection, topic=self._topic, key=key.name, type="WRITTEN", payload=payload)
         self._stop.wait(dice.random() * 0.01)
-        assert event.event_id is not None
-        return event.event_id
+        return str(event.event_id)
+
+    def _many(self, connection: psycopg.Connection[Any], keys: list[Key], dice: random.Random) -> list[str]:
+        events = [
+            Event(topic=self._topic, key=key.name, type="WRITTEN", payload=self._payload(connection, key))
+            for key in keys
+            for _ in range(dice.randint(1, self._most))
+        ]
+        return [str(event.event_id) for event in emit_many(connection, events)]
+
+    def _payload(self, connection: psycopg.Connection[Any], key: Key) -> dict[str, Any]:
+        if not key.wallet:
+            return {}
+        row = connection.execute(_CREDIT, (key.name,)).fetchone()
+        assert row is not None
+        return {"version": row[0]}
+
+
+def _keys(topic: str, count: int, *, wallets: bool) -> list[Key]:
+    """So many keys of slots of their own."""
+    found: dict[int, Key] = {}
+    number = 0
+    while len(found) < count:
+        name = f"key-{number}"
+        digest = hashlib.sha256(f"{topic}\x1f{name}".encode()).digest()
+        slot = digest[0] << 2 | digest[1] >> 6
+        found.setdefault(slot, Key(name, slot, wallets and number % 2 == 0))
+        number += 1
+    return list(found.values())

@@ -39,7 +39,7 @@ def make_relay(control_db, address):
             "state": RelayState(store="test", lane=0),
             "holder": f"test {len(made)}",
             "open_session": lambda: LaneSession(control_db.dsn, "test"),
-            "open_publisher": lambda store_id, generation: Publisher(address, store_id, generation),
+            "open_publisher": lambda store_id: Publisher(address, store_id),
         } | changes
         relay = Relay(**wiring)
         made.append(relay)

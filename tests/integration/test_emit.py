@@ -16,7 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from kylo_outbox import Event, Refused, emit, emit_async, emit_many
+from kylo_outbox.store import lanes
 from kylo_outbox.store.engine import Database, connect
+from kylo_outbox.store.outbox import Reader
 
 
 def rows(database: Database) -> list[tuple[object, ...]]:
@@ -259,3 +261,32 @@ def test_the_view_answers_the_question_in_peoples_fingers(control_db):
         assert tx.execute("SELECT COUNT(*) FROM outbox WHERE processed_at IS NULL;").fetchone() == (1,)
         tx.execute("set search_path to public")
         assert tx.execute("SELECT COUNT(*) FROM outbox WHERE processed_at IS NULL;").fetchone() == (1,)
+
+
+def test_topics_without_order_do_not_queue(control_db):
+    """Two transactions of one key commit side by side where order was given up, and nothing of theirs is lost."""
+    with control_db.transaction() as tx:
+        tx.execute(
+            "insert into kylo.topics (topic, partitions, retention_ms, max_bytes, ordered, dead_letter_topic) "
+            "values ('loose', 1, 1000, 10000, false, 'loose.dlq')"
+        )
+    late, early = connect(control_db.dsn, "late"), connect(control_db.dsn, "early")
+    early.execute("set lock_timeout = '5s'")
+    emit(late, topic="loose", key="k", type="late", payload={})
+    emit(early, topic="loose", key="k", type="early", payload={})
+    emit_many(early, [Event(topic="loose", key="k", type="early", payload={})])
+    early.commit()
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        early.execute("set local lock_timeout = '50ms'")
+        emit(late, topic="strict", key="k", type="late", payload={})
+        emit(early, topic="strict", key="k", type="early", payload={})
+    early.rollback()
+    with connect(control_db.dsn, "reader", autocommit=True) as connection:
+        lane = lanes.take(connection, 0, "test")
+        assert lane is not None
+        reader = Reader(connection, lane)
+        assert [row[3] for row in reader.read(100).rows] == ["early", "early"]
+        late.commit()
+        assert [row[1] for row in reader.read(100).rows] == ["loose", "strict"]
+    late.close()
+    early.close()

@@ -193,7 +193,7 @@ def test_a_kill_between_produce_and_commit_shows_nothing(kafka_server, topic, op
         "from tests.helpers.broker import outbox_rows\n"
         "from tests.integration.test_fencing import claimed\n"
         "bootstrap, topic, store = sys.argv[1:]\n"
-        "publisher = claimed(fenced.FencedPublisher(KafkaAddress(bootstrap), store, 1), topic)\n"
+        "publisher = claimed(fenced.FencedPublisher(KafkaAddress(bootstrap), store), topic)\n"
         "publisher.send(outbox_rows(topic, [b'k'] * 100))\n"
         "publisher._producer.flush(30)\n"
         "print('written', flush=True)\n"
@@ -227,7 +227,7 @@ def test_closing_leaves_no_open_transaction_behind(kafka_server, topic, open_fen
 def test_after_a_refused_record_the_publisher_is_rebuilt_and_goes_on(kafka_server, address, store_id):
     """The transaction of a too large record is lost as a whole; what is sent again is there once."""
     small = make_topic(kafka_server.bootstrap, config={"max.message.bytes": "20000"})
-    publisher = claimed(FencedPublisher(address, store_id, 1), small)
+    publisher = claimed(FencedPublisher(address, store_id), small)
     good = publisher.send(outbox_rows(small, [b"a", b"b"]))
     bad = publisher.send(outbox_rows(small, [b"c"], payload=b"x" * 30_000, start=3))
     publisher.drain(30)
@@ -245,7 +245,7 @@ def test_after_a_refused_record_the_publisher_is_rebuilt_and_goes_on(kafka_serve
 
 def test_without_a_broker_nothing_is_taken_and_nothing_hangs():
     """`send` says that it took nothing; so the relay keeps the rows and asks again."""
-    publisher = FencedPublisher(KafkaAddress("127.0.0.1:1"), "nobody", 1)
+    publisher = FencedPublisher(KafkaAddress("127.0.0.1:1"), "nobody")
     before = time.monotonic()
     with pytest.raises(KafkaFault):
         publisher.send(outbox_rows("t", [b"k"]))
@@ -259,9 +259,7 @@ def fenced_relay(make_relay, address):
     """Build relays that publish with fencing."""
 
     def make(at=address, **changes):
-        return Patient(
-            make_relay(open_publisher=lambda store_id, generation: FencedPublisher(at, store_id, generation), **changes)
-        )
+        return Patient(make_relay(open_publisher=lambda store_id: FencedPublisher(at, store_id), **changes))
 
     return make
 
@@ -300,7 +298,7 @@ def test_a_relay_that_was_taken_over_at_the_broker_stops(control_db, kafka_serve
         emit(tx, topic=topic, key="k", type="T", payload={})
         [store_id] = tx.execute("select store_id from kylo.store").fetchone()
     run_until(relay, lambda: open_rows(control_db) == 0)
-    usurper = claimed(FencedPublisher(KafkaAddress(kafka_server.bootstrap), store_id, 1), topic)
+    usurper = claimed(FencedPublisher(KafkaAddress(kafka_server.bootstrap), store_id), topic)
     with control_db.transaction() as tx:
         emit(tx, topic=topic, key="k", type="T", payload={})
     with pytest.raises(Fatal, match="taken over"):

@@ -161,7 +161,9 @@ def test_the_backlog_reads_what_waits_and_nothing_behind_the_cursor(control_db):
         assert found.exact
         assert 0 < found.oldest_age < 60
         tx.execute(backlog._BY_INDEX, {"plan": "off"})
-        plan = tx.execute("explain (analyze, buffers, format json) " + backlog._WAITING, {"bound": 1000}).fetchone()
+        plan = tx.execute(
+            "explain (analyze, buffers, format json) " + backlog._WAITING, {"bound": 1000, "window": 4000}
+        ).fetchone()
     assert plan is not None
     root = plan[0][0]["Plan"]
     assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] < 100

@@ -16,7 +16,7 @@ from tests.helpers.broker import make_topic, outbox_rows, read_all
 @pytest.fixture
 def publisher(address):
     """A publisher of this test alone."""
-    made = Publisher(address, "test", 1)
+    made = Publisher(address, "test")
     yield made
     made.close()
 
@@ -66,7 +66,7 @@ def test_a_tracked_ticket_names_what_a_refusal_left_over(kafka_server, publisher
 def test_smaller_batches_let_innocent_records_pass(kafka_server, address):
     """2,000 small rows in a batch above the topic's limit are refused together; halved batches pass as they are."""
     topic = make_topic(kafka_server.bootstrap, partitions=1, config={"max.message.bytes": "60000"})
-    publisher = Publisher(address, "test", 1, batch_bytes=400_000)
+    publisher = Publisher(address, "test", batch_bytes=400_000)
     batch = outbox_rows(topic, [b"k"] * 2000, payload=b"x" * 100)
     rebuilds = 0
     while True:
@@ -106,7 +106,7 @@ def test_every_partition_of_a_healthy_topic_has_a_leader(kafka_server, publisher
 
 def test_without_an_answer_leaders_are_as_they_were_and_one_wait_serves_all_topics():
     """Nobody listens: a topic never seen is an outage, known ones stay as they are, at one wait a second for all."""
-    publisher = Publisher(KafkaAddress("127.0.0.1:1"), "test", 1)
+    publisher = Publisher(KafkaAddress("127.0.0.1:1"), "test")
     with pytest.raises(KafkaFault):
         publisher.exists("t")
     known = publisher._partitions
@@ -133,7 +133,7 @@ def test_no_broker_answers_like_a_publisher():
 def test_a_partition_without_a_leader_is_told_and_the_others_go_on(two_brokers):
     """Broker 2 is killed: its partitions are named, records of the others are acknowledged, and it heals by itself."""
     topic = two_brokers.make_topic([1, 2, 1, 2])
-    publisher = Publisher(KafkaAddress(two_brokers.bootstrap), "test", 1)
+    publisher = Publisher(KafkaAddress(two_brokers.bootstrap), "test")
     wait(lambda: publisher.exists(topic) and not publisher.leaderless(topic))
     keys = {publisher.partition_of(topic, b"%d" % number): b"%d" % number for number in range(100)}
     assert keys.keys() == {0, 1, 2, 3}

@@ -24,8 +24,8 @@ def counted_relay(make_relay, address):
     """A relay and the list of its publishers."""
     made: list[_Counted] = []
 
-    def open_publisher(store_id, generation):
-        made.append(_Counted(address, store_id, generation))
+    def open_publisher(store_id):
+        made.append(_Counted(address, store_id))
         return made[-1]
 
     return make_relay(open_publisher=open_publisher), made

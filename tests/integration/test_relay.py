@@ -117,7 +117,7 @@ def test_the_cursor_moves_over_acknowledged_rows_only(
     """A relay that dies with everything unacknowledged loses nothing; one that moved the cursor before loses all."""
     with control_db.transaction() as tx:
         emit_many(tx, [Event(topic=topic, key="k", type="T", payload={"n": n}) for n in range(100)])
-    relay = make_relay(open_publisher=lambda store_id, generation: kind(address, store_id, generation))
+    relay = make_relay(open_publisher=lambda store_id: kind(address, store_id))
     run_until(relay, lambda: relay._oldest() or relay.state.published)
     for _ in range(20):
         relay.run_once()
@@ -197,7 +197,7 @@ def test_without_any_broker_events_for_kafka_are_held(control_db, kafka_server, 
     """A relay without Kafka loses nothing: what is for Kafka waits until there is a relay with Kafka."""
     with control_db.transaction() as tx:
         emit(tx, topic=topic, key="k", type="T", payload={})
-    relay = make_relay(open_publisher=lambda _store, _generation: NoBroker())
+    relay = make_relay(open_publisher=lambda _store: NoBroker())
     run_until(relay, lambda: relay.state.held_keys)
     relay.close()
     assert open_rows(control_db) == 1

@@ -83,7 +83,7 @@ def test_every_client_of_ours_works_through(ways, way):
     assert contact.ask(20)
     assert contact.partitions([topic]) == {topic: 2}
 
-    plain, fenced = Publisher(address, "s", 1), FencedPublisher(address, f"s{way[-3:]}", 1)
+    plain, fenced = Publisher(address, "s"), FencedPublisher(address, f"s{way[-3:]}")
     patiently(lambda: plain.exists(topic))
     sent = plain.send(outbox_rows(topic, [b"a", b"b"]))
     assert plain.drain(30) == 0
@@ -246,7 +246,7 @@ def test_a_login_that_is_refused_later_is_waited_out(broker, ways, control_db, m
     """The password is changed at the broker while the relay runs: nothing is lost or held, it goes on by itself."""
     address, topic = ways["SCRAM-SHA-256"], f"t-{uuid.uuid4().hex[:10]}"
     Topics(address, 60).apply([Topic(topic, partitions=2, retention_ms=DAY_MS)])
-    relay, stop = make_relay(open_publisher=lambda store, generation: Publisher(address, store, generation)), Stop()
+    relay, stop = make_relay(open_publisher=lambda store: Publisher(address, store)), Stop()
     worker = threading.Thread(target=run, args=(relay, stop, Pulse()))
     worker.start()
     try:
@@ -276,7 +276,7 @@ def test_a_topic_that_may_not_be_written_holds_its_own_keys(broker, ways, contro
     address = ways["SCRAM-SHA-512"]
     Topics(address, 60).apply([Topic(name, partitions=2, retention_ms=DAY_MS) for name in (forbidden, allowed)])
     broker.forbid_writing(forbidden)
-    relay = make_relay(open_publisher=lambda store, generation: Publisher(address, store, generation))
+    relay = make_relay(open_publisher=lambda store: Publisher(address, store))
     for topic in (forbidden, allowed, forbidden, allowed):
         add(control_db, topic)
     patiently(relay, lambda: relay.state.published >= 2 and relay.state.held_keys)

@@ -57,6 +57,8 @@ def faults_of(words: Sequence[str]) -> list[str]:
     command: Any = typer.main.get_command(app)
     rest = list(words)
     while hasattr(command, "commands"):
+        if not rest and command.invoke_without_command:
+            return []
         if not rest or rest[0] not in command.commands:
             return [f"no such verb: {' '.join(words)}"]
         command = command.commands[rest.pop(0)]

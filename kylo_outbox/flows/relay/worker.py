@@ -32,7 +32,11 @@ log = logging.getLogger(__name__)
 
 _CURSOR_EVERY = 0.1
 _RENEW_EVERY = 0.4
+# How long a stop waits for acknowledgements.
+_DRAIN = 10.0
 _STANDBY = 0.2
+# Time enough for another process to take a lane that was given away.
+_MAKE_WAY = 3.0
 
 
 class Relay:
@@ -44,7 +48,7 @@ class Relay:
         state: RelayState,
         holder: str,
         open_session: Callable[[], LaneSession],
-        open_publisher: Callable[[str, int], Outlet],
+        open_publisher: Callable[[str], Outlet],
         direct: Direct | None = None,
         interval: float | None = None,
         is_paused: Callable[[str, bytes], bool] = lambda _topic, _key: False,
@@ -67,7 +71,8 @@ class Relay:
         self._fairness = Fairness(state)
         self._rest = Rest(interval)
         self._away = False
-        self._written_at = 0.0
+        self._steps_down = False
+        self._written_at = self._renewed_at = 0.0
 
     @property
     def name(self) -> str:
@@ -76,6 +81,10 @@ class Relay:
 
     def run_once(self) -> RelayTurn:
         """One turn; raises `Transient` while PostgreSQL or Kafka is away and `Fatal` when the lane was taken over."""
+        if self._steps_down:
+            self._steps_down = False
+            self.close()
+            return RelayTurn(leading=False, pause=_MAKE_WAY)
         try:
             session, outlet = self._opened()
             if not self.state.leading and not self._take(session):
@@ -107,22 +116,32 @@ class Relay:
         pause = 0.0 if more else self._rest.after(session, outlet, worked=read + done, in_flight=in_flight)
         return RelayTurn(leading=True, read=read, acknowledged=done, pause=pause)
 
+    def step_down(self) -> None:
+        """Give the lane to a standby, after what is in flight; safe to call from another thread."""
+        self._steps_down = True
+
     def close(self) -> None:
         """Stop reading, wait for what is in flight, store the cursor, give the lane up: 0 repeats after this."""
         try:
             if self._publisher is not None and self._session is not None and self.state.leading:
-                self._publisher.drain(10.0)
+                self._drain(self._session, self._publisher)
                 self._settle(self._session, self._publisher)
                 self._store_cursors(self._session, now=True)
-                self._holding.go_on(self._session, self._publisher)
+                self._holding.settle(self._session)
         finally:
             self._drop()
+
+    def _drain(self, session: LaneSession, outlet: Outlet) -> None:
+        """Wait for what is in flight, with the lease kept: a standby that took the lane would send the same again."""
+        until = time.monotonic() + _DRAIN
+        while outlet.drain(_RENEW_EVERY) and outlet.fatal is None and time.monotonic() < until:
+            session.renew()
 
     def _opened(self) -> tuple[LaneSession, Outlet]:
         if self._session is None:
             self._session = self._open_session()
         if self._publisher is None:
-            self._publisher = self._open_publisher(*self._session.identity())
+            self._publisher = self._open_publisher(self._session.identity().store_id)
         return self._session, self._publisher
 
     def _take(self, session: LaneSession) -> bool:
@@ -196,10 +215,12 @@ class Relay:
         ]
         if self._holding.ticket is not None and not self._holding.ticket.done:
             unfinished.append((self._holding.ticket, []))
-        if failed := next((each for each in unfinished if each[0].failure), None):
+        if failed := next((each for each in unfinished if each[0].refuses_record(None)), None):
             return (*failed, True)
         if outlet.fatal is None:
-            return None
+            failed = next((each for each in unfinished if each[0].failure), None)
+            return None if failed is None else (*failed, True)
+        # What was handed to a client that was broken already failed as well: that is no proof against it.
         if not unfinished:
             outlet.rebuild()
             return None
@@ -273,9 +294,9 @@ class Relay:
             if not turn.full:
                 outlet.hurry()
             track.add(Batch(ticket, published, direct, turn.cursor, len(turn.rows), not direct))
-        elif track.quiet or self._fairness.waits:
-            track.ready = (turn.cursor, 0)
         track.turn = None
+        if not turn.rows and track.quiet:
+            track.ready = (turn.cursor, 0)
 
     def _has_room(self, track: Track, most: int | None = None) -> bool:
         if self._caution.active:
@@ -305,17 +326,21 @@ class Relay:
         return min(in_flight, key=lambda batch: batch.sent_at, default=None)
 
     def _store_cursors(self, session: LaneSession, *, now: bool = False) -> None:
-        age = time.monotonic() - self._written_at
-        ready = [track for track in self._tracks if track.ready is not None]
-        if ready and (now or age >= _CURSOR_EVERY or self._fairness.waits):
-            for track in ready:
-                if track.ready is not None and (track.ready[1] or age >= _RENEW_EVERY or self._fairness.waits or now):
+        began = time.monotonic()
+        # A side lane's cursor lengthens its own row's lease only; what a standby looks at is the lane's.
+        renew = began - self._renewed_at >= _RENEW_EVERY
+        everything = now or renew or self._fairness.waits
+        if everything or began - self._written_at >= _CURSOR_EVERY:
+            for track in self._tracks:
+                if track.ready is not None and (track.ready[1] or everything):
                     session.advance(track.part, *track.ready)
                     track.ready = None
-                    self._written_at = time.monotonic()
-        elif age >= _RENEW_EVERY:
+                    self._written_at = began
+                    if track is self._tracks[0]:
+                        self._renewed_at, renew = began, False
+        if renew:
             session.renew()
-            self._written_at = time.monotonic()
+            self._renewed_at = began
 
     def _drop(self) -> None:
         """Give everything back at once; what is not acknowledged is read again by whoever leads next."""

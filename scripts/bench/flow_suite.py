@@ -1,19 +1,15 @@
 """How long this machine takes from a POST to the tabs, against the targets of the people who use it.
 
-Run it with `python3 scripts/dev.py bench [--full] [--json]`. It keeps to `.kylo/bench` and ends what it started.
+The suite `flow`. It keeps to `.kylo/bench/flow` and ends what it started.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from rich.console import Console
 from rich.table import Table
 
@@ -60,32 +56,28 @@ _LOADS = (Load("daily rows", 100, 2, 120), Load("first rows", 4_000, 20, 600))
 _LONG = (Load("a hundred companies", 20_000, 100, 1_800),)
 
 
-def main() -> int:
-    """Run the loads; 0 when every target was met."""
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="add what is long")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    words = parser.parse_args()
-    stack = Stack(data_dir() / "bench", isolated=True, say=lambda line: talk.print(line, markup=False))
+def run(*, full: bool, as_json: bool) -> int:
+    """Run the loads and print what they took; 0 when every target was met."""
+    stack = Stack(data_dir() / "bench" / "flow", isolated=True, say=lambda line: talk.print(line, markup=False))
     results: list[Result] = []
     try:
         stack.up(fresh=True)
-        for load in (*_LOADS, *(_LONG if words.full else ())):
+        for load in (*_LOADS, *(_LONG if full else ())):
             talk.print(f"{load.name}: {load.rows} rows of {load.companies} companies ...")
-            results.append(_run(stack, load))
+            results.append(_load(stack, load))
     except KyloError as error:
         talk.print(str(error), style="red", markup=False)
         return 1
     finally:
         stack.down()
-    if words.json:
+    if as_json:
         print(json.dumps([asdict(result) | {"good": result.good} for result in results], indent=2))
     else:
         Console(highlight=False).print(_table(results))
     return 0 if all(result.good for result in results) else 1
 
 
-def _run(stack: Stack, load: Load) -> Result:
+def _load(stack: Stack, load: Load) -> Result:
     """Post a load and wait until every row is in its tab."""
     companies = [f"{load.companies}{number:04}" for number in range(load.companies)]
     flow.add_companies(stack, companies, workbook=_WORKBOOK)
@@ -128,7 +120,3 @@ def _table(results: list[Result]) -> Table:
         figures = (f"{each.answered:.1f} s", f"{each.in_tabs:.1f} s", f"{each.rows / each.in_tabs:.0f}")
         table.add_row(each.name, str(each.rows), str(each.companies), *figures, f"{each.limit:.0f} s", verdict)
     return table
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Checks of the running processes, by their heartbeats."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kylo_outbox.flows.doctor.finding import Finding
+from kylo_outbox.store import heartbeats
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from kylo_outbox.store.engine import Database
+    from kylo_outbox.store.heartbeats import Heartbeat
+
+_START = {
+    "relay": ("nothing is published", "start `kylo-outbox relay`"),
+    "projectors": ("nothing is applied to tables and tabs", "start `kylo-outbox project --all`"),
+}
+
+
+def relay(control: Database) -> Iterator[Finding]:
+    """Whether a relay is alive, one leads, and it hears from the broker."""
+    beats = _of(control, "relay")
+    alive = [beat for beat in beats if beat.alive]
+    if not alive:
+        yield _missing("relay", beats)
+        return
+    leaders = [beat for beat in alive if beat.state.get("leader") is True]
+    if not leaders:
+        remedy = "wait some seconds; if it stays so, look at its log"
+        yield Finding("error", "relay", "", f"{len(alive)} relays are alive, and none of them leads", remedy)
+    for beat in leaders:
+        for lane in beat.state.get("lanes", []):
+            if lane.get("breaker"):
+                cause = f"{lane.get('store')}/{lane.get('lane')}: Kafka is away: {lane['breaker']}"
+                yield Finding("error", "relay", beat.instance, cause, "mend it: the relay goes on by itself, in order")
+        age = beat.state.get("broker_contact_age_seconds")
+        if beat.state.get("via_kafka", True) and (age is None or age + beat.age > heartbeats.FRESH):
+            heard = "never" if age is None else f"{age + beat.age:.0f} s ago"
+            cause = f"it heard from the broker {heard}"
+            yield Finding("error", "relay", beat.instance, cause, "can its machine reach KAFKA_BROKERS?")
+
+
+def projectors(control: Database) -> Iterator[Finding]:
+    """Whether a process of projectors is alive."""
+    beats = _of(control, "projectors")
+    if not any(beat.alive for beat in beats):
+        yield _missing("projectors", beats)
+
+
+def _of(control: Database, part: str) -> list[Heartbeat]:
+    with control.transaction() as tx:
+        return [beat for beat in heartbeats.read(tx) if beat.part == part and beat.instance != heartbeats.ENDED]
+
+
+def _missing(part: str, beats: Sequence[Heartbeat]) -> Finding:
+    effect, remedy = _START[part]
+    last = min(beats, key=lambda beat: beat.age, default=None)
+    seen = "has ever run" if last is None else f"is alive; {last.instance} was silent for the last {last.age:.0f} s"
+    return Finding("error", part, "", f"no process of this kind {seen}: {effect}", remedy)

@@ -1,0 +1,1 @@
+"""One module a bench: `run(stage, rounds, scale)` returns its figures."""
