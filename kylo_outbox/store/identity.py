@@ -67,7 +67,7 @@ insert into kylo.outbox_held
        (id, event_id, created_at, slot, topic, key, type, payload, headers, generation, reason, retry)
 select o.id, o.event_id, o.created_at, o.slot, o.topic, o.key, o.type, o.payload, o.headers, o.generation, :reason, true
   from kylo.lanes l
-  join kylo.outbox_log o on o.id <= l.high_water and o.slot >= l.slot_from and o.slot < l.slot_to and o.slot <> all (l.except_slots)
+  join kylo.outbox_log o on o.id <= l.high_water and o.slot >= l.slot_from and o.slot < l.slot_to
                        and o.slot <> all (l.except_slots)
  where not pg_visible_in_snapshot(o.xid, l.snapshot)
 on conflict (id) do nothing
@@ -80,7 +80,8 @@ update kylo.lanes set snapshot = pg_current_snapshot(), epoch = epoch + 1, holde
 """
 _WAITING = """
 select (select count(*) from kylo.lanes l
-          join kylo.outbox_log o on o.slot >= l.slot_from and o.slot < l.slot_to and o.slot <> all (l.except_slots) and o.slot <> all (l.except_slots)
+          join kylo.outbox_log o on o.slot >= l.slot_from and o.slot < l.slot_to
+           and o.slot <> all (l.except_slots)
            and (o.id > l.high_water or not pg_visible_in_snapshot(o.xid, l.snapshot)))
      + (select count(*) from kylo.outbox_held) + (select count(*) from kylo.outbox_delayed)
 """

@@ -1,6 +1,6 @@
 """A relay with one mechanism taken out: `python -m tests.helpers.planted NAME relay` is the real command with it.
 
-Each function here is a mistake that a relay may be written with. They live in a process of a test, never in the product.
+Each function here is a mistake that a relay may be written with; they live in a process of a test alone.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def skip_locked() -> None:
 
 def cursor_first() -> None:
     """The cursor moves over what was handed to the client, acknowledged or not."""
-    Batch.done = property(lambda _: True)
+    Batch.done = property(lambda _: True)  # type: ignore[assignment]
 
 
 def no_epoch() -> None:
@@ -157,7 +157,8 @@ def no_slot_lock(dsn: str) -> None:
     with psycopg.connect(dsn) as connection:
         for name in ("emit_raw", "emit_many"):
             [(text,)] = connection.execute(
-                "select pg_get_functiondef(oid) from pg_proc where proname = %s and pronamespace = 'kylo'::regnamespace",
+                "select pg_get_functiondef(oid) from pg_proc "
+                "where proname = %s and pronamespace = 'kylo'::regnamespace",
                 (name,),
             ).fetchall()
             assert "pg_advisory_xact_lock(1802068079," in text

@@ -57,9 +57,9 @@ def applied(database, records):
         for generation, number, n in records
     }
     with database.transaction() as tx:
-        fresh, seen = positions.split(tx, "p", list(deliveries.values()))
-        positions.move(tx, "p", fresh, seen)
-    return [n for n, delivery in deliveries.items() if delivery in fresh]
+        split = positions.split(tx, "p", list(deliveries.values()))
+        positions.move(tx, "p", split.fresh, split.seen)
+    return [n for n, delivery in deliveries.items() if delivery in split.fresh]
 
 
 def test_a_promoted_standby_goes_on_as_a_new_generation(folder, control_db, caplog):

@@ -51,8 +51,8 @@ def test_a_broken_client_is_built_anew_within_a_second_and_the_relay_goes_on(con
     """Three fatal errors under callbacks: the loop lives, each time a new client stands within a second."""
     made: list[_Timed] = []
 
-    def open_publisher(store_id, generation):
-        made.append(_Timed(KafkaAddress(mock.bootstrap), store_id, generation))
+    def open_publisher(store_id):
+        made.append(_Timed(KafkaAddress(mock.bootstrap), store_id))
         return made[-1]
 
     relay, stop = make_relay(open_publisher=open_publisher), Stop()
@@ -77,7 +77,7 @@ def test_a_broken_client_is_built_anew_within_a_second_and_the_relay_goes_on(con
 
 def test_a_client_that_breaks_while_rows_are_handed_over_says_why(mock):
     """Later rows meet a broken client: they are not blamed, and the refusal that broke it is still known."""
-    publisher = Publisher(KafkaAddress(mock.bootstrap), "s", 1)
+    publisher = Publisher(KafkaAddress(mock.bootstrap), "s")
     mock.fail(PRODUCE, TOO_LARGE)
     tickets: list[Ticket] = []
     until = time.monotonic() + 60

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 _CURSOR_EVERY = 0.1
 _RENEW_EVERY = 0.4
+# How long a stop waits for acknowledgements.
+_DRAIN = 10.0
 _STANDBY = 0.2
 # Time enough for another process to take a lane that was given away.
 _MAKE_WAY = 3.0
@@ -70,7 +72,7 @@ class Relay:
         self._rest = Rest(interval)
         self._away = False
         self._steps_down = False
-        self._written_at = 0.0
+        self._written_at = self._renewed_at = 0.0
 
     @property
     def name(self) -> str:
@@ -122,12 +124,18 @@ class Relay:
         """Stop reading, wait for what is in flight, store the cursor, give the lane up: 0 repeats after this."""
         try:
             if self._publisher is not None and self._session is not None and self.state.leading:
-                self._publisher.drain(10.0)
+                self._drain(self._session, self._publisher)
                 self._settle(self._session, self._publisher)
                 self._store_cursors(self._session, now=True)
                 self._holding.settle(self._session)
         finally:
             self._drop()
+
+    def _drain(self, session: LaneSession, outlet: Outlet) -> None:
+        """Wait for what is in flight, with the lease kept: a standby that took the lane would send the same again."""
+        until = time.monotonic() + _DRAIN
+        while outlet.drain(_RENEW_EVERY) and outlet.fatal is None and time.monotonic() < until:
+            session.renew()
 
     def _opened(self) -> tuple[LaneSession, Outlet]:
         if self._session is None:
@@ -318,17 +326,21 @@ class Relay:
         return min(in_flight, key=lambda batch: batch.sent_at, default=None)
 
     def _store_cursors(self, session: LaneSession, *, now: bool = False) -> None:
-        age = time.monotonic() - self._written_at
-        ready = [track for track in self._tracks if track.ready is not None]
-        if ready and (now or age >= _CURSOR_EVERY or self._fairness.waits):
-            for track in ready:
-                if track.ready is not None and (track.ready[1] or age >= _RENEW_EVERY or self._fairness.waits or now):
+        began = time.monotonic()
+        # A side lane's cursor lengthens its own row's lease only; what a standby looks at is the lane's.
+        renew = began - self._renewed_at >= _RENEW_EVERY
+        everything = now or renew or self._fairness.waits
+        if everything or began - self._written_at >= _CURSOR_EVERY:
+            for track in self._tracks:
+                if track.ready is not None and (track.ready[1] or everything):
                     session.advance(track.part, *track.ready)
                     track.ready = None
-                    self._written_at = time.monotonic()
-        elif age >= _RENEW_EVERY:
+                    self._written_at = began
+                    if track is self._tracks[0]:
+                        self._renewed_at, renew = began, False
+        if renew:
             session.renew()
-            self._written_at = time.monotonic()
+            self._renewed_at = began
 
     def _drop(self) -> None:
         """Give everything back at once; what is not acknowledged is read again by whoever leads next."""

@@ -1,6 +1,6 @@
 """What a publisher costs beside a raw producer that sends the very same records, headers included, from memory.
 
-    python scripts/publisher_cost.py [--rows 100000] [--rounds 3]
+    python -m scripts.bench.publisher_cost [--rows 100000] [--rounds 3]
 
 Uses KAFKA_BROKERS if set, else a broker of its own. Prints medians of rounds that alternate, after one to warm up.
 """
@@ -62,9 +62,11 @@ def measure(brokers: str, count: int, rounds: int, headers: str | None) -> None:
     admin = AdminClient({"bootstrap.servers": brokers})
     for made in admin.create_topics([NewTopic(topic, 12, 1)]).values():
         made.result(60)
-    rows = [(n, topic, b"key-%d" % (n % 200), "T", b"x" * 500, headers, str(uuid.uuid4()), 0.0) for n in range(count)]
+    rows = [
+        (n, topic, b"key-%d" % (n % 200), "T", b"x" * 500, headers, str(uuid.uuid4()), 0.0, 1) for n in range(count)
+    ]
     address = KafkaAddress(brokers)
-    plain, fenced = Publisher(address, "cost", 1), FencedPublisher(address, uuid.uuid4().hex[:8], 1)
+    plain, fenced = Publisher(address, "cost"), FencedPublisher(address, uuid.uuid4().hex[:8])
     records = [
         (row[1], row[4], row[2], [("kylo", f"1;cost;1;{row[0]};{row[6]};T"), *json.loads(row[5] or "{}").items()])
         for row in rows
