@@ -77,7 +77,7 @@ def _words() -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="add what is long")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--only", default="", metavar="NAME[,NAME]", help="these benches of the suite")
-    parser.add_argument("--rounds", type=int, default=_ROUNDS, help="rounds that count, after one that does not")
+    parser.add_argument("--rounds", type=int, default=_ROUNDS, help="rounds of each comparison")
     parser.add_argument("--scale", type=float, default=1.0, help="sizes as a share of the usual ones")
     parser.add_argument("--install", default="", metavar="PEER[,PEER]", help="measure nothing: install these peers")
     parser.add_argument("--with", dest="peers", default="", metavar="PEER[,PEER]", help="debezium, faststream")

@@ -13,7 +13,7 @@ import psycopg
 from confluent_kafka import KafkaException
 
 from kylo_outbox.model.errors import KyloError
-from scripts.bench import machine
+from scripts.bench import machine, relays
 from scripts.bench.figures import Result
 from scripts.bench.stage import BenchFailed, stage
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scripts.bench.registry import Bench
-    from scripts.bench.stage import Options
+    from scripts.bench.stage import Options, Stage
 
+_WARM_UPS, _WARM_UP_ROWS = 2, 50_000
 # What a server that is away or too slow makes of a bench; a mistake in a bench ends the run.
 _FAILURES = (BenchFailed, KyloError, KafkaException, psycopg.Error, subprocess.TimeoutExpired)
 
@@ -57,6 +58,8 @@ def run(
             "load_after": {},
             "results": [],
         }
+        say("warming up ...")
+        _warm_up(made)
         for bench in benches:
             say(f"{bench.name}: {bench.title} ...")
             result = Result(
@@ -73,6 +76,13 @@ def run(
             found["load_after"] = machine.load()
             keep(path, found)
     return found, path
+
+
+def _warm_up(made: Stage) -> None:
+    """A cold JVM works at half its speed, and the first pages of a new database are dear."""
+    with made.database() as database, made.topic() as topic:
+        for _ in range(_WARM_UPS):
+            relays.drain_backlog(made, database, topic, _WARM_UP_ROWS)
 
 
 def command(suite: str, bench: str, *, rounds: int, scale: float, options: Options) -> str:

@@ -102,14 +102,14 @@ def test_rounds_are_interleaved_and_the_warm_up_does_not_count():
         order.append(name)
         return len(order)
 
-    found = interleaved(2, {"a": lambda: measure("a"), "b": lambda: measure("b")})
+    found = interleaved(2, {"a": lambda: measure("a"), "b": lambda: measure("b")}, warm_up=True)
     assert order == ["a", "b"] * 3
     assert found == {"a": [3, 5], "b": [4, 6]}
 
 
 def test_a_single_round_is_for_looking():
     """It has no warm-up, so that trying something out is quick."""
-    assert interleaved(1, {"a": lambda: 7}) == {"a": [7]}
+    assert interleaved(1, {"a": lambda: 7}, warm_up=True) == {"a": [7]}
 
 
 def test_a_run_comes_back_from_its_file():

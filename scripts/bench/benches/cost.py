@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from kylo_outbox.store.engine import Database
     from scripts.bench.stage import Stage
 
-ROWS = 200_000
-IDLE_SECONDS = 10.0
-SLOW_SECONDS = 6.0
+ROWS = 100_000
+IDLE_SECONDS = 8.0
+SLOW_SECONDS = 5.0
 _SLOW_RATE = 200
 
 
@@ -43,9 +43,9 @@ def run(stage: Stage, rounds: int, scale: float) -> list[Figure]:
                 "checkpoint": lambda: _wal_of_drain(stage, database, topic, count, checkpoint=True),
             },
         )
-        slow = interleaved(rounds, {"slow": lambda: _cursors(stage, database, topic, scale)}, warm_up=False)["slow"]
+        slow = interleaved(rounds, {"slow": lambda: _cursors(stage, database, topic, scale)})["slow"]
         dead = counters.dead_rows(database)
-        idle = interleaved(rounds, {"idle": lambda: _idle(stage, database, scale)}, warm_up=False)["idle"]
+        idle = interleaved(rounds, {"idle": lambda: _idle(stage, database, scale)})["idle"]
     return [
         Figure(
             "WAL while draining",

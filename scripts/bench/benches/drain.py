@@ -37,7 +37,7 @@ def run(stage: Stage, rounds: int, scale: float) -> list[Figure]:
             "same": lambda: _raw(stage, database, other, count, headers=1),
             "bare": lambda: _raw(stage, database, other, count, headers=0),
         }
-        found = interleaved(rounds, contenders)
+        found = interleaved(rounds, contenders, warm_up=True)
     rates = {name: [each.rate for each in runs] for name, runs in found.items()}
     size = f"{count:,} rows of {rows.PAYLOAD} bytes, {rows.KEYS} keys"
     return [

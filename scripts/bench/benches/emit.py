@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kylo_outbox.store.engine import Database
     from scripts.bench.stage import Stage
 
-SECONDS = 6.0
+SECONDS = 4.0
 WRITERS = 8
 _WAYS = ("plain", "many")
 

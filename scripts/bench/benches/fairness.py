@@ -17,7 +17,7 @@ from scripts.bench.workers.writer import payload
 if TYPE_CHECKING:
     from scripts.bench.stage import Stage
 
-BACKLOG = 200_000
+BACKLOG = 100_000
 BACKLOG_FULL = 1_000_000
 LARGE = 5_000_000
 _LONGEST = 900.0
@@ -26,7 +26,7 @@ _LONGEST = 900.0
 def run(stage: Stage, rounds: int, scale: float) -> list[Figure]:
     """One company's backlog first, then one event of another, while the relay runs."""
     backlog = max(20_000, int((BACKLOG_FULL if stage.options.full else BACKLOG) * scale))
-    waited = interleaved(rounds, {"waits": lambda: _wait(stage, backlog)}, warm_up=False)["waits"]
+    waited = interleaved(rounds, {"waits": lambda: _wait(stage, backlog)})["waits"]
     figures = [
         Figure(
             f"one event behind {backlog:,} of another company waits",

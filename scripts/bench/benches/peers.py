@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from scripts.bench.peers.contenders import Contender
     from scripts.bench.stage import Stage
 
-ROWS = 200_000
-_LONGEST = 20.0
+ROWS = 100_000
+ROWS_FULL = 200_000
+_LONGEST = 8.0
+_LONGEST_FULL = 20.0
 _GOALS = {
     contenders.BATCHED.name: Goal("P3", 4),
     "Debezium Server": Goal("P3", 5),
@@ -39,7 +41,7 @@ def run(stage: Stage, rounds: int, scale: float) -> list[Figure]:
     """Everyone in turn; each round on tables of its own."""
     ours = contenders.Ours()
     others = [contenders.TEXTBOOK, contenders.BATCHED, contenders.BEST, *contenders.asked_for(stage)]
-    count = max(20_000, int(ROWS * scale))
+    count = max(20_000, int((ROWS_FULL if stage.options.full else ROWS) * scale))
     runs = interleaved(rounds, {each.name: partial(_drained, stage, each, count) for each in [ours, *others]})
     rates = {name: [each.rate for each in found] for name, found in runs.items()}
     figures = [
@@ -54,7 +56,7 @@ def run(stage: Stage, rounds: int, scale: float) -> list[Figure]:
 
 
 def _drained(stage: Stage, contender: Contender, count: int) -> Run:
-    """Fill a backlog and let one relay work on it, to the end or for twenty seconds."""
+    """Fill a backlog and let one relay work on it, to the end or for some seconds."""
     with (
         contenders.named(contender),
         stage.database() as database,
@@ -65,7 +67,8 @@ def _drained(stage: Stage, contender: Contender, count: int) -> Run:
         contender.fill(database, topic, count)
         with contender.running(stage, database, topic) as check:
             [before] = connection.execute(_WAL).fetchone() or (0,)
-            found = pace.grow(stage, topic, count, check, longest=_LONGEST)
+            longest = _LONGEST_FULL if stage.options.full else _LONGEST
+            found = pace.grow(stage, topic, count, check, longest=longest)
             [after] = connection.execute(_WAL).fetchone() or (0,)
     return Run(found.rate, float(after - before) / found.records)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from scripts.bench.stage import Stage
 
 RATE = 500
-SECONDS = 8.0
+SECONDS = 6.0
 _HALF_MS = 500_000
 _SILENT_SECONDS = 10.0
 

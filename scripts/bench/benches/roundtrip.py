@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kylo_outbox.store.engine import Database
     from scripts.bench.stage import Stage
 
-ROWS = 100_000
+ROWS = 60_000
 ADDED_MS = 2.0
 _PROBES = 50
 

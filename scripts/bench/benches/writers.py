@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kylo_outbox.store.engine import Database
     from scripts.bench.stage import Stage
 
-SECONDS = 8.0
+SECONDS = 5.0
 WRITERS = (8, 32)
 
 
@@ -31,6 +31,7 @@ def run(stage: Stage, rounds: int, scale: float) -> list[Figure]:
                     "without": partial(_alone, database, measure),
                     "with": partial(_relayed, stage, database, measure),
                 },
+                warm_up=writers == WRITERS[0],
             )
         name = f"{writers} writers"
         figures += [
