@@ -114,8 +114,8 @@ class Ticket:
     def refused_for_size(self, fatal: KafkaFatal | None) -> bool:
         """Whether a limit of size was in the way: of one record, or of a whole batch of innocent ones.
 
-        The broker measures the batch that the client has put together, whose size `Publisher.rebuild(smaller=True)`
-        halves.
+        The broker measures the batch that the client has put together, which `Publisher.rebuild(smaller=True)` makes
+        smaller.
         """
         if self.failure is not None and self.failure.code() in _TOO_LARGE:
             return True
@@ -290,12 +290,12 @@ class Publisher:
     def rebuild(self, *, smaller: bool = False) -> None:
         """Throw the client away with everything it has not sent, and build a new one.
 
-        `smaller` halves the batches that the client puts together, down to 16 KiB: a topic whose limit is below them
-        refuses whole batches of innocent records. They stay that small until the process starts again.
+        `smaller` makes the batches that the client puts together four times smaller, down to 16 KiB, until the process
+        starts again: a topic whose limit is below them refuses whole batches of innocent records.
         """
         self.close()
         if smaller:
-            self._config["batch.size"] = max(_SMALLEST_BATCH, self._config["batch.size"] // 2)
+            self._config["batch.size"] = max(_SMALLEST_BATCH, self._config["batch.size"] // 4)
         self._open()
         self._fatal = None
 

@@ -64,7 +64,7 @@ def test_a_tracked_ticket_names_what_a_refusal_left_over(kafka_server, publisher
 
 
 def test_smaller_batches_let_innocent_records_pass(kafka_server, address):
-    """2,000 small rows in a batch above the topic's limit are refused together; halved batches pass as they are."""
+    """2,000 small rows in a batch above the topic's limit are refused together; smaller batches pass as they are."""
     topic = make_topic(kafka_server.bootstrap, partitions=1, config={"max.message.bytes": "60000"})
     publisher = Publisher(address, "test", batch_bytes=400_000)
     batch = outbox_rows(topic, [b"k"] * 2000, payload=b"x" * 100)
