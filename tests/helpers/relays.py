@@ -65,7 +65,7 @@ class RelayProcess:
         self.stopped = False
 
     def kill(self) -> None:
-        """kill -9, and wait until it is gone; nothing when it does not run."""
+        """Kill -9, and wait until it is gone; nothing when it does not run."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait(30)
