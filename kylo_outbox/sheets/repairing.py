@@ -14,7 +14,7 @@ from kylo_outbox.model import marks
 from kylo_outbox.sheets.tab import Fix
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from kylo_outbox.model.marks import Marks
     from kylo_outbox.sheets.tab import TabContents
@@ -30,6 +30,29 @@ class Guard(NamedTuple):
     text: str
 
 
+class Kept(NamedTuple):
+    """What the next look needs to undo a write by place that landed on moved lines.
+
+    `written` are the texts of that write, by column, that do not show by themselves that they are ours.
+    """
+
+    guards: list[Guard]
+    written: frozenset[tuple[int, str]]
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any] | None) -> Kept:
+        """Read what `to_json` gave; nothing for None."""
+        if stored is None:
+            return NOTHING
+        found = [Guard(tuple(line), column, text) for line, column, text in stored["guards"]]
+        return cls(found, frozenset((column, text) for column, text in stored["written"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as lists and texts."""
+        return {"guards": [list(guard) for guard in self.guards], "written": sorted(self.written)}
+
+
+NOTHING = Kept([], frozenset())
 _HEADER = 1
 _PEOPLES = (5, 6)
 _APPROVED = 8
@@ -57,35 +80,39 @@ def guards(contents: TabContents) -> list[Guard]:
     ]
 
 
-def restores(contents: TabContents, guarded: Iterable[Guard], emptied: Collection[int] = ()) -> list[Fix]:
-    """Return how to put back people's texts that one of ours, or an emptying, has taken the place of.
+def restores(contents: TabContents, kept: Kept) -> list[Fix]:
+    """Return how to put back people's texts that something of ours has taken the place of.
 
-    Args:
-        contents: The tab as it is now.
-        guarded: What stood there before the system wrote by place.
-        emptied: Columns in which it emptied cells a moment ago; an empty cell counts as ours only there.
+    Something of ours is a system text, or what the last write by place put down: an empty cell, or a text of people
+    that was put back and, once more, landed on another line.
     """
     places: dict[Identity, list[int]] = {}
     for index, line in enumerate(contents.lines):
         places.setdefault(identity(line), []).append(index)
     found: list[Fix] = []
-    for guard in guarded:
+    for guard in kept.guards:
         for index in places.get(guard.identity, ()):
             text = str(_at(contents.lines[index], guard.column))
             if text == guard.text:
                 break
-            if marks.is_ours(guard.column, text) or (not text and guard.column in emptied):
+            if marks.is_ours(guard.column, text) or (guard.column, text) in kept.written:
                 found.append(Fix(index + _HEADER, guard.column, guard.text))
                 break
     return found
 
 
-def still_open(contents: TabContents, guarded: Iterable[Guard]) -> list[Guard]:
-    """Return the guards to keep for the next write: what stands there now, and what is not put back yet."""
-    now = guards(contents)
-    there = {(guard.identity, guard.column) for guard in now}
+def keep(contents: TabContents, kept: Kept, fixes: Iterable[Fix]) -> Kept:
+    """Return what to keep before these fixes are written: people's texts there now, and those not put back yet."""
+    before = {(guard.identity, guard.column): guard for guard in kept.guards}
     lines = {identity(line) for line in contents.lines}
-    return now + [one for one in guarded if one.identity in lines and (one.identity, one.column) not in there]
+    now = {
+        (guard.identity, guard.column): guard
+        for guard in guards(contents)
+        if (guard.column, guard.text) not in kept.written or (guard.identity, guard.column) not in before
+    }
+    still = {key: guard for key, guard in before.items() if guard.identity in lines}
+    written = {(fix.column, fix.text) for fix in fixes if not marks.is_ours(fix.column, fix.text)}
+    return Kept([*{**still, **now}.values()], frozenset(written))
 
 
 def strays(contents: TabContents) -> list[Fix]:

@@ -70,7 +70,7 @@ class KnownTab(NamedTuple):
     spreadsheet_id: str
     sheet_id: int
     title: str
-    guards: list[tuple[list[Any], int, str]] | None
+    guards: dict[str, Any] | None
 
 
 class Aside(NamedTuple):
@@ -97,9 +97,9 @@ def remember(
     tx.execute(REMEMBER, (company_id, kind, spreadsheet_id, sheet_id, title))
 
 
-def guard(tx: psycopg.Connection[Any], company_id: str, guards: Sequence[Any]) -> None:
+def guard(tx: psycopg.Connection[Any], company_id: str, guards: dict[str, Any] | None) -> None:
     """Keep what people typed in system columns of a Pending tab until it is sure that it is still there."""
-    tx.execute(GUARD, (Jsonb(list(guards)) if guards else None, company_id))
+    tx.execute(GUARD, (Jsonb(guards) if guards is not None else None, company_id))
 
 
 def forget(tx: psycopg.Connection[Any], company_id: str, kinds: Sequence[str] = ("pending", "active")) -> None:

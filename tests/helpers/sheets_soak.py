@@ -46,6 +46,7 @@ class Report:
     differences: int = 0
     busiest: dict[str, int] = field(default_factory=dict)
     happened: Counter[str] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
 
 
 class Soak:
@@ -218,7 +219,7 @@ class Soak:
         )
 
     def _own_line(self, company: str, tab: dict[str, Any]) -> None:
-        name, note = f"own line {len(self.own)}", f"my note {self.random.randint(0, 99)}"
+        name, note = f"own line {self.report.happened['own_line']}", f"my note {self.random.randint(0, 99)}"
         cells = {2: name, 7: note}
         values = [{"userEnteredValue": {"stringValue": cells[n]}} if n in cells else {} for n in range(8)]
         body = {"sheetId": tab["sheetId"], "rows": [{"values": values}], "fields": "userEnteredValue"}
@@ -281,12 +282,18 @@ class Soak:
             here: dict[str, list[Any]] = {line[0]: line for line in lines if line[0]}
             seen_own |= {line[2]: line[7] for line in lines if not line[0]}
             for (owner, line_hash), typed in self.typed.items():
-                if owner == company:
-                    found = here.get(line_hash)
-                    report.overwritten += sum(
-                        found is None or found[column] != value for column, value in typed.items()
-                    )
-        report.overwritten += sum(seen_own.get(name) != note for name, (_, note) in self.own.items())
+                found = here.get(line_hash, [None] * 12)
+                report.lost += [
+                    f"{company} {line_hash}: column {column} was {value!r}, is {found[column]!r}"
+                    for column, value in typed.items()
+                    if owner == company and found[column] != value
+                ]
+        report.lost += [
+            f"{company} {name}: was {note!r}, is {seen_own.get(name)!r}"
+            for name, (company, note) in self.own.items()
+            if seen_own.get(name) != note
+        ]
+        report.overwritten = len(report.lost)
         for book in set(self.books.values()):
             text = str(self.standin.ask(f"v4/spreadsheets/{book}?includeGridData=true"))
             report.formulas += text.count("formulaValue")

@@ -10,7 +10,7 @@ from kylo_outbox.model.errors import Transient
 from kylo_outbox.sheets import layout, locating
 from kylo_outbox.sheets.errors import TabProblem
 from kylo_outbox.sheets.reading import first_of_each, text
-from kylo_outbox.sheets.repairing import Guard
+from kylo_outbox.sheets.repairing import NOTHING, Kept
 from kylo_outbox.sheets.tab import GridArea, TabContents
 from kylo_outbox.store import sheet_posts, sheet_tabs, tab_rows
 from kylo_outbox.store.pending import OpenRow, open_rows
@@ -66,7 +66,7 @@ class Look:
     version: int | None = None
     posted_version: int | None = None
     rules: list[ActiveRow] = field(default_factory=list)
-    guards: list[Guard] = field(default_factory=list)
+    kept: Kept = NOTHING
     problem: TabProblem | None = None
 
     @property
@@ -134,7 +134,7 @@ class Looker:
         for company in companies:
             own = company.company_id
             look = Look(company, TabLook("pending", company.tab_pending), TabLook("active", company.tab_active))
-            look.guards = _guards(known.get((own, "pending")), spreadsheet_id)
+            look.kept = _kept(known.get((own, "pending")), spreadsheet_id)
             look.posted_version = versions.get((own, company.tab_active))
             for part in (look.pending, look.active):
                 part.claim = claims.get((own, part.title))
@@ -190,10 +190,9 @@ def _known(found: KnownTab | None, spreadsheet_id: str) -> locating.Known | None
     return locating.Known(found.sheet_id, found.title)
 
 
-def _guards(found: KnownTab | None, spreadsheet_id: str) -> list[Guard]:
-    if found is None or found.spreadsheet_id != spreadsheet_id:
-        return []
-    return [Guard(tuple(identity), column, text) for identity, column, text in found.guards or ()]
+def _kept(found: KnownTab | None, spreadsheet_id: str) -> Kept:
+    same = found is not None and found.spreadsheet_id == spreadsheet_id
+    return Kept.from_json(found.guards) if found is not None and same else NOTHING
 
 
 def _areas(tab: TabInfo, width: int, *, whole: bool) -> list[GridArea]:

@@ -12,7 +12,7 @@ from kylo_outbox.sheets.plan_active import plan_active
 from kylo_outbox.sheets.planner import plan_pending
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
     from kylo_outbox.flows.post_sheet.looking import Look, TabLook
     from kylo_outbox.sheets.plan import PostPlan
@@ -38,13 +38,12 @@ class Post:
         return self.look.company.company_id
 
 
-def posts_of(look: Look, *, repair: bool = False, emptied: Collection[int] = ()) -> tuple[list[Post], list[Claim]]:
+def posts_of(look: Look, *, repair: bool = False) -> tuple[list[Post], list[Claim]]:
     """Plan the posts of one company.
 
     Args:
         look: What was read.
         repair: Empty untouched second lines too, and write an Active tab that differs again.
-        emptied: Columns of the Pending tab in which cells were emptied a moment ago.
 
     Returns:
         (posts, claims of former posts that cannot be made again as they were and are to be withdrawn)
@@ -53,12 +52,12 @@ def posts_of(look: Look, *, repair: bool = False, emptied: Collection[int] = ())
     posts: list[Post] = []
     for part, plan in ((look.pending, _pending), (look.active, _active)):
         if part.claim is not None:
-            again = plan(look, repair=repair, emptied=(), again=True)
+            again = plan(look, repair=repair, again=True)
             if again is not None and again.plan.signature == part.claim.signature:
                 posts.append(replace(again, claim=part.claim))
                 continue
             gone.append(part.claim)
-        post = plan(look, repair=repair, emptied=emptied, again=False)
+        post = plan(look, repair=repair, again=False)
         if post is not None:
             posts.append(post)
     return posts, gone
@@ -86,7 +85,7 @@ def pending_rows(look: Look, rows: Iterable[OpenRow]) -> list[PendingRow]:
     ]
 
 
-def _pending(look: Look, *, repair: bool, emptied: Collection[int], again: bool) -> Post | None:
+def _pending(look: Look, *, repair: bool, again: bool) -> Post | None:
     part = look.pending
     fixes: dict[tuple[int, int], Fix] = {}
     if part.contents is not None and not again:
@@ -94,7 +93,7 @@ def _pending(look: Look, *, repair: bool, emptied: Collection[int], again: bool)
         if repair:
             found += repairing.doubles(part.contents)[0]
         # Last: what people typed goes before everything of ours.
-        found += repairing.restores(part.contents, look.guards, emptied)
+        found += repairing.restores(part.contents, look.kept)
         fixes = {(fix.row, fix.column): fix for fix in found}
     plan = plan_pending(
         company_id=look.company.company_id,
@@ -110,7 +109,7 @@ def _pending(look: Look, *, repair: bool, emptied: Collection[int], again: bool)
     return Post(look, part, plan, upto=None if plan.remaining else look.newest)
 
 
-def _active(look: Look, *, repair: bool, emptied: Collection[int], again: bool) -> Post | None:  # noqa: ARG001
+def _active(look: Look, *, repair: bool, again: bool) -> Post | None:
     part = look.active
     version = look.version or 0
     if not again and (look.posted_version or 0) == version and not (repair and active_differs(look)):

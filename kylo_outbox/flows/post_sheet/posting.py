@@ -13,7 +13,7 @@ from kylo_outbox.flows.post_sheet.sending import Sender, too_large
 from kylo_outbox.model.errors import Transient
 from kylo_outbox.sheets.errors import TabProblem
 from kylo_outbox.sheets.plan import MAX_CELLS, batches
-from kylo_outbox.sheets.repairing import still_open
+from kylo_outbox.sheets.repairing import NOTHING, keep
 from kylo_outbox.store import sheet_posts, sheet_tabs, workbook_lock
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ class _Turn:
     spreadsheet_id: str
     repair: bool
     companies: dict[str, Company]
-    emptied: dict[str, set[int]] = field(default_factory=dict)
     away: dict[str, Transient] = field(default_factory=dict)
     repairs: int = 0
 
@@ -125,8 +124,7 @@ class Posting:
     def _posts_of(self, look: Look, turn: _Turn) -> tuple[list[Post], list[Claim]]:
         if look.problem is not None:
             return [], []
-        emptied = turn.emptied.pop(look.company.company_id, set())
-        return posts_of(look, repair=turn.repair, emptied=emptied)
+        return posts_of(look, repair=turn.repair)
 
     def _send(self, held: Held, turn: _Turn, posts: Sequence[Post]) -> set[str]:
         """Send everything in as few batches as fit; the companies that must be looked at once more."""
@@ -137,8 +135,6 @@ class Posting:
             self._guard(turn, batch)
             aside |= self._sender.send(held, turn.spreadsheet_id, batch)
             for post in batch:
-                if post.plan.fixes:
-                    turn.emptied[post.company_id] = {fix.column for fix in post.plan.fixes if not fix.text}
                 if post.plan.fixes or post.plan.remaining or post.claim is not None:
                     unfinished.add(post.company_id)
         self._go_on({post.company_id for post in posts} - aside)
@@ -152,7 +148,8 @@ class Posting:
                 if post.plan.fixes and part.tab is not None and part.contents is not None:
                     place = (turn.spreadsheet_id, part.tab.sheet_id, part.title)
                     sheet_tabs.remember(tx, post.company_id, part.kind, *place)
-                    sheet_tabs.guard(tx, post.company_id, still_open(part.contents, post.look.guards))
+                    kept = keep(part.contents, post.look.kept, post.plan.fixes)
+                    sheet_tabs.guard(tx, post.company_id, kept.to_json())
 
     def _go_on(self, companies: set[str]) -> None:
         with self._control.transaction() as tx:
@@ -166,8 +163,8 @@ class Posting:
         with self._control.transaction() as tx:
             if look.newest:
                 sheet_posts.complete(tx, own, look.pending.title, look.newest)
-            if look.guards:
-                sheet_tabs.guard(tx, own, ())
+            if look.kept != NOTHING:
+                sheet_tabs.guard(tx, own, None)
             for part in (look.pending, look.active):
                 if part.tab is not None:
                     sheet_tabs.remember(tx, own, part.kind, turn.spreadsheet_id, part.tab.sheet_id, part.title)
