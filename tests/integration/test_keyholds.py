@@ -8,6 +8,7 @@ import pytest
 
 from kylo_outbox import Poison, Transient
 from kylo_outbox.flows.project import Projection
+from kylo_outbox.flows.project.release import Releases
 from kylo_outbox.model.delivery import from_record
 from kylo_outbox.model.projector import EffectProjector
 from kylo_outbox.model.topics import dead_letter_name
@@ -358,3 +359,15 @@ def test_a_stopped_owner_blocks_its_successor_for_the_session_time_only(control_
     owner.join(60)
     assert len(failed) == 1
     assert applied() == [("k", 1), ("k", 2), ("k", 3)]
+
+
+def test_a_release_that_another_process_tried_in_vain_is_not_tried_again(control_db, projection, applied):
+    """Found by two processes, failed in the first: the second finds it held again and leaves it."""
+    projection.handle([delivery(1, payload=BAD), delivery(2)])
+    release(control_db)
+    late = Releases("collects", projection.attempt, projection._release_failed, projection._count)
+    with control_db.transaction() as tx:
+        [found] = keyholds.released(tx, "collects")
+    projection.tend(at_once=True)
+    late._drain(control_db, found)
+    assert ask(control_db, "select releases from kylo.dead_letters") == [(1,)]

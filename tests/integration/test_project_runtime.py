@@ -15,9 +15,10 @@ from kylo_outbox.flows.project import Aside, Deaths, Project, Projection
 from kylo_outbox.model.delivery import from_record
 from kylo_outbox.model.errors import CircuitOpen, Unreachable
 from kylo_outbox.model.topics import dead_letter_name
+from kylo_outbox.store import keyholds
 from kylo_outbox.store.engine import Database
 from tests.helpers.odd_records import records
-from tests.helpers.projectors import TABLE, Collects, delivery
+from tests.helpers.projectors import STORE, TABLE, Collects, delivery
 
 BAD = b'{"poison": true}'
 
@@ -111,7 +112,28 @@ def test_one_store_away_holds_only_its_companies(stores):
     assert ask(control, "select count(*) from kylo.holds") == [(0,)]
 
 
-def test_a_crash_while_handing_over_repeats_nothing(stores, monkeypatch):
+def test_records_whose_store_nobody_knows_are_set_aside_too(stores):
+    """A company whose database the directory cannot name (not migrated, no connection string) holds only itself."""
+    control, homes, gone = stores
+    lost = True
+
+    def database_of(each):
+        if lost and each.event.key == "b":
+            raise Transient("company b: not migrated")
+        return homes[each.event.key]
+
+    projection = company_projection(control, homes)
+    projection._database_of = database_of
+    projection.handle([delivery(1, "b"), delivery(2, "a"), delivery(3, "b")])
+    projection.tend(at_once=True)
+    assert ask(control, "select outbox_id from kylo.held_events order by n") == [(1,), (3,)]
+    lost = False
+    projection.tend(at_once=True)
+    assert [number for _, number in applied(gone)] == [1, 3]
+    assert [number for _, number in applied(homes["a"])] == [2]
+
+
+def test_a_crash_while_handing_over_repeats_nothing(stores):
     """Applied in the company's store but still queued in the control store: the repeat is absorbed there."""
     control, homes, gone = stores
     projection = company_projection(control, homes)
@@ -378,3 +400,16 @@ def test_no_record_whatsoever_stops_a_partition(home):
 def test_no_record_whatsoever_stops_a_partition_at_full_size(home):
     """The same with ten thousand of them; `tests/unit/test_decoding.py` reads 200,000."""
     assert check_decoding(home, 700) > 10_000
+
+
+def test_one_store_away_keeps_no_release_elsewhere_waiting(stores):
+    """A released key of a store that answers goes on, whichever store is asked first."""
+    control, homes, gone = stores
+    projection = company_projection(control, {"b": gone, "a": homes["a"]})
+    projection.handle([delivery(1, "a", BAD), delivery(2, "a")])
+    with homes["a"].transaction() as tx:
+        tx.execute("update kylo.dead_letters set payload = '{}'")
+        assert keyholds.release(tx, keyholds.Hold("collects", "dead", (STORE, "t", "a")))
+    gone.away = True
+    projection.tend(at_once=True)
+    assert [number for _, number in applied(homes["a"])] == [1, 2]

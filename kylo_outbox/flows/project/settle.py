@@ -112,16 +112,27 @@ class Projection:
 
     def _by_database(self, deliveries: Sequence[Delivery]) -> list[tuple[Database, list[Delivery]]]:
         parts: dict[int, tuple[Database, list[Delivery]]] = {}
-        homes: dict[str, Database] = {}
+        homes: dict[str, Database | Transient] = {}
+        homeless: list[Delivery] = []
         for delivery in deliveries:
             key = delivery.event.key
-            try:
-                home = homes.get(key) or homes.setdefault(key, self._database_of(delivery))
-            except Transient as away:
-                self._put_aside(None, [delivery], away)
-                continue
-            parts.setdefault(id(home), (home, []))[1].append(delivery)
+            if key not in homes:
+                homes[key] = self._home(delivery)
+            home = homes[key]
+            if isinstance(home, Transient):
+                homeless.append(delivery)
+            else:
+                parts.setdefault(id(home), (home, []))[1].append(delivery)
+        if homeless:
+            why = next(home for home in homes.values() if isinstance(home, Transient))
+            self._put_aside(None, homeless, why)
         return list(parts.values())
+
+    def _home(self, delivery: Delivery) -> Database | Transient:
+        try:
+            return self._database_of(delivery)
+        except Transient as away:
+            return away
 
     def settle(self, database: Database, part: Sequence[Delivery]) -> None:
         """Settle what belongs to one database; raises like `handle`."""
@@ -145,13 +156,23 @@ class Projection:
             return
         self._tended_at = time.monotonic()
         releases = Releases(self.projector.name, self.attempt, self._release_failed, self._count)
-        try:
-            for database in self._databases():
+        databases: Iterable[Database] = []
+        with self._patiently():
+            databases = self._databases()
+        # One database that is away stops nobody else's keys.
+        for database in databases:
+            with self._patiently():
                 releases.run_once(database)
-            if self._aside:
+        if self._aside:
+            with self._patiently():
                 self._aside.drain(self._database_of, self.settle)
+
+    @contextmanager
+    def _patiently(self) -> Iterator[None]:
+        try:
+            yield
         except Transient as not_now:
-            log.warning("%s: what waits goes on waiting: %s", self.projector.name, not_now)
+            log.debug("%s: what waits goes on waiting: %s", self.projector.name, not_now)
 
     @contextmanager
     def transaction(self, database: Database) -> Iterator[Any]:
