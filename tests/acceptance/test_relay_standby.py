@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import psycopg
 import pytest
@@ -47,6 +48,11 @@ def commit(arena, prefix, count, size=10):
     events = [Event(topic=arena.topic, key=f"k{n % 20}", type=prefix, payload=b"x" * size) for n in range(count)]
     with psycopg.connect(arena.dsn) as connection:
         return {str(event.event_id) for event in emit_many(connection, events)}
+
+
+def says(relay, words):
+    """Whether a relay has said something in its present life."""
+    return words in relay.said()
 
 
 def until_in_hand(arena, relay):
@@ -104,12 +110,12 @@ def test_a_leader_that_slept_publishes_only_what_it_had_read(own_arena, own_kafk
         assert len(seen) == len(later)
         # It stands by again and is of use.
         other.kill()
-        ledger = commit(arena, "after", 20)
+        commit(arena, "after", 20)
         until_led_by(arena, sleeper)
 
 
 def test_the_standby_goes_on_after_a_kill(arena):
-    """kill -9 of the leader under load, twice: the other publishes, nothing is lost, order is kept."""
+    """Kill -9 of the leader under load, twice: the other publishes, nothing is lost, order is kept."""
     writers = Writers(arena.dsn, arena.topic, keys=20, wallets=True)
     with arena.running():
         with writers.running():
@@ -177,7 +183,7 @@ def test_a_stop_waits_for_a_slow_broker_and_a_second_signal_does_not(own_arena, 
                 ledger |= commit(arena, "in hand", 500)
                 until_in_hand(arena, hurried)
                 hurried.signal(signal.SIGTERM)
-                wait_until(lambda hurried=hurried: "stopping" in hurried.said(), 30, "it is stopping")
+                wait_until(partial(says, hurried, "stopping"), 30, "it is stopping")
                 begun = time.monotonic()
                 hurried.signal(number)
                 assert hurried.wait(SOON) == 128 + number

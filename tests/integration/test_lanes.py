@@ -46,7 +46,6 @@ def taken(connection, number):
     return lane
 
 
-
 def test_a_sleeper_that_goes_leaves_the_lane_to_its_new_holder(control_db):
     """A lane taken over by time is its new holder's alone: the former one's connection may end, by now or later."""
     with (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
 
 from kylo_outbox.flows.relay import Relay, RelayState, worker
@@ -20,7 +23,7 @@ class Session:
         """Lengthens the lease."""
         self.lengthened.append(self._clock[0])
 
-    def advance(self, part, cursor, count):
+    def advance(self, part, _cursor, _count):
         """Stores a cursor, and lengthens the lease of that row."""
         if part == 0:
             self.lengthened.append(self._clock[0])
@@ -37,12 +40,13 @@ def test_the_lease_is_lengthened_whoever_is_busy(monkeypatch, busy):
         open_session=lambda: pytest.fail("not needed"),
         open_publisher=lambda _store: pytest.fail("not needed"),
     )
-    session, relay._tracks = Session(clock), [Track(0), Track(1)]
+    session: Any = Session(clock)
+    relay._tracks = [Track(0), Track(1)]
     while clock[0] < 110.0:
         for number in busy:
             relay._tracks[number].ready = (Cursor(1, "3:3:"), 5)
         relay._store_cursors(session)
         clock[0] += 0.01
     times = session.lengthened
-    assert max(later - earlier for earlier, later in zip(times, times[1:], strict=False)) < 0.5
+    assert max(later - earlier for earlier, later in pairwise(times)) < 0.5
     assert 20 <= len(times) <= 110
