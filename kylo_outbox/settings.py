@@ -102,6 +102,9 @@ class Settings(BaseModel):
 
     sheets_post: bool = Field(default=False, alias="KYLO_SHEETS_POST")
     sheets_endpoint: Text = Field(None, alias="KYLO_SHEETS_ENDPOINT")
+    sheets_reads: int | None = Field(None, alias="KYLO_SHEETS_READS_PER_MINUTE", ge=1)
+    sheets_writes: int | None = Field(None, alias="KYLO_SHEETS_WRITES_PER_MINUTE", ge=1)
+    sheets_approvals_every: Seconds = Field(60.0, alias="KYLO_SHEETS_APPROVALS_EVERY", ge=5, allow_inf_nan=False)
     google_credentials: Text = Field(None, alias="GOOGLE_APPLICATION_CREDENTIALS")
 
     api_url: Text = Field(None, alias="KYLO_API_URL")

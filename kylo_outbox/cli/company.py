@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from kylo_outbox.cli.context import Context, opened
 from kylo_outbox.cli.output import AsJson, DryRun, Yes, confirmed, print_json, print_table, say
 from kylo_outbox.flows.companies import Companies
+from kylo_outbox.flows.move import MoveCompany
 from kylo_outbox.model.companies import Company, new_company
+from kylo_outbox.model.errors import Misconfigured
 from kylo_outbox.store.dsn import shown
+from kylo_outbox.web.shapes import company_shape
 
 _group = typer.Typer(help="Companies: where each one lives and which workbook shows it.", no_args_is_help=True)
 
@@ -59,7 +62,7 @@ def list_companies(*, as_json: AsJson = False) -> None:
     with opened() as context:
         companies = _flow(context).all()
     if as_json:
-        print_json([_shape(company) for company in companies])
+        print_json([company_shape(company) for company in companies])
     else:
         print_table(
             ("company", "database", "schema", "spreadsheet", "paused"),
@@ -117,6 +120,44 @@ def change(
 
 
 @_group.command()
+def move(
+    company_id: Id,
+    *,
+    dsn: Dsn = None,
+    schema: Schema = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Stay in the old home, if it still lives there.")] = False,
+    patience: Annotated[float, typer.Option(min=0, help="Seconds to wait until what is under way is applied.")] = 60.0,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Move a company to another database with all its rows; after a crash the same call goes on.
+
+    It is paused meanwhile; nothing is lost and nothing is applied twice. Tabs and sheet posts stay as they are.
+
+    Example: kylo-outbox company move 710 --dsn env:PG_DSN_710 --yes
+    """
+    if cancel == (dsn is not None):
+        raise Misconfigured("company move: give --dsn, or --cancel")
+    with opened() as context:
+        flow = _mover(context, patience)
+        home = _home(_flow(context), company_id)
+        if dsn is None:
+            company = flow.cancel(company_id)
+            say(f"company {company_id} stays in {home}")
+        else:
+            what = f"move company {company_id} from {home} to {shown(dsn)}"
+            if not confirmed(what, yes=yes, dry_run=dry_run):
+                return
+            moved = flow.move(company_id, dsn, schema)
+            company = moved.company
+            say(f"company {company_id} lives in {shown(company.dsn_ref)}; {sum(moved.rows.values())} rows copied")
+            if moved.left:
+                say(moved.left)
+    _print(company, as_json=as_json)
+
+
+@_group.command()
 def pause(company_id: Id, *, as_json: AsJson = False) -> None:
     """Hold a company's flow: nothing is lost, and it stays held over restarts until `resume`.
 
@@ -158,24 +199,19 @@ def _flow(context: Context) -> Companies:
     return Companies(context.parts.control, context.settings.environ, context.declared)
 
 
+def _mover(context: Context, patience: float) -> MoveCompany:
+    readers = {"txns": context.settings.topic_txns, "promote": context.settings.topic_promote}
+    return MoveCompany(
+        context.parts.control, context.settings.environ, context.declared, readers, patience=patience, tell=say
+    )
+
+
 def _home(flow: Companies, company_id: str) -> str:
     return shown(flow.get(company_id).dsn_ref)
 
 
-def _shape(company: Company) -> dict[str, Any]:
-    return {
-        "company_id": company.company_id,
-        "db_dsn_rw": shown(company.dsn_ref),
-        "db_schema": company.schema,
-        "spreadsheet_id": company.spreadsheet_id,
-        "tab_pending": company.tab_pending,
-        "tab_active": company.tab_active,
-        "paused": company.paused,
-    }
-
-
 def _print(company: Company, *, as_json: bool) -> None:
     if as_json:
-        print_json(_shape(company))
+        print_json(company_shape(company))
     else:
-        print_table(("field", "value"), list(_shape(company).items()))
+        print_table(("field", "value"), list(company_shape(company).items()))

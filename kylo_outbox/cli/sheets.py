@@ -32,6 +32,9 @@ def sheets_emulator(
     strict: Annotated[
         bool, typer.Option("--strict", help="Answer 404 for unknown workbooks instead of making them on first use.")
     ] = False,
+    quota: Annotated[
+        int | None, typer.Option(help="Answer 429 to more reads, and to more writes, a minute (Google: 60).", min=1)
+    ] = None,
 ) -> None:
     """Run a local server in the place of Google Sheets, until SIGTERM or Ctrl-C.
 
@@ -47,7 +50,7 @@ def sheets_emulator(
     from kylo_outbox.sheets.standin import server  # noqa: PLC0415
 
     try:
-        server.run("127.0.0.1", port, data or settings.load().data_dir / "sheets", strict)
+        server.run("127.0.0.1", port, data or settings.load().data_dir / "sheets", strict=strict, per_minute=quota)
     except Misconfigured as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(_USAGE) from None

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from kylo_outbox.model.companies import checked
 from kylo_outbox.model.errors import Conflict, KyloError, Transient
 from kylo_outbox.store import companies as table
-from kylo_outbox.store import identity
+from kylo_outbox.store import moves
 from kylo_outbox.store.dsn import shown
 from kylo_outbox.store.engine import Database
 from kylo_outbox.store.migrate import require_head
-from kylo_outbox.store.prepare import bring_to, home_of, make_views, register
+from kylo_outbox.store.prepare import home_of, make_home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -100,6 +100,7 @@ class Companies:
         given = {name: value for name, value in fields.items() if value is not None}
         wanted = replace(former, **given)  # type: ignore[arg-type]
         if (wanted.dsn_ref, wanted.schema) != (former.dsn_ref, former.schema):
+            self._refuse_while_moving(company_id)
             self._prepare(checked(wanted))
         with self._control.begin() as connection:
             company = table.set_fields(connection, company_id, **given)
@@ -137,17 +138,18 @@ class Companies:
         views = f"; {dropped}" if dropped else ""
         return Removed(company, f"its rows stay in {where}, its tabs in workbook {company.spreadsheet_id}{views}")
 
+    def _refuse_while_moving(self, company_id: str) -> None:
+        with self._control.transaction() as tx:
+            if moves.open_move(tx, company_id) is not None:
+                raise Conflict([f"company {company_id}: it is being moved; finish or cancel that first"])
+
     def _require_schema(self) -> None:
         require_head(self._control, "store")
         require_head(self._control, "control")
 
     def _prepare(self, company: Company) -> None:
         with self._home(company) as database:
-            bring_to(database, "store")
-            register(database, self._declared)
-            make_views(database, company)
-            with database.begin() as connection:
-                identity.require_own(connection)
+            make_home(database, self._declared, company)
 
     def _drop_views(self, company: Company) -> str:
         """Remove the company's schema; what could not be done, in one line."""

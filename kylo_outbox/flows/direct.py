@@ -6,17 +6,14 @@ there unread are applied first; they arrive later as duplicates. So the switch m
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
-from uuid import UUID
 
-from kylo_outbox.model.delivery import Delivery, from_outbox
-from kylo_outbox.model.events import Origin
+from kylo_outbox.store.deliveries import stored_delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
+    from kylo_outbox.model.delivery import Delivery
     from kylo_outbox.model.projector import Projector
     from kylo_outbox.store.outbox import Row
 
@@ -63,20 +60,9 @@ class DirectDelivery:
         Raises:
             Transient: not now; calling again with the same rows is harmless.
         """
-        deliveries = [self._delivery(row) for row in rows]
+        deliveries = [stored_delivery(row, self._store_id) for row in rows]
         for projection in self._projections:
             wanted = set(projection.projector.topics)
             mine = [delivery for delivery in deliveries if delivery.event.topic in wanted]
             if mine:
                 projection.handle(mine)
-
-    def _delivery(self, row: Row) -> Delivery:
-        number, topic, key, kind, payload, headers, event_id, emitted, generation = row
-        return from_outbox(
-            origin=Origin(self._store_id, generation, number, UUID(event_id), kind),
-            topic=topic,
-            key=key,
-            payload=payload,
-            headers=json.loads(headers) if headers else {},
-            at=datetime.fromtimestamp(emitted, UTC),
-        )

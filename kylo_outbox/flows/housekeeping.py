@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from kylo_outbox.model.errors import Transient
-from kylo_outbox.store import upkeep
+from kylo_outbox.store import dead_letters, upkeep
 from kylo_outbox.store.engine import as_ours, connect
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from kylo_outbox.store.engine import Database
 
 log = logging.getLogger(__name__)
+_SETTLED = 30 * 86_400.0
+"""Seconds that a settled dead letter is kept; open ones stay."""
 
 
 class Housekeeping:
@@ -42,6 +44,7 @@ class Housekeeping:
             rolled = upkeep.roll(connection, self._retention)
             dropped = upkeep.drop_published(connection, self._retention)
             upkeep.trim(connection, self._retention)
+            dead_letters.forget_settled(connection, _SETTLED)
         if made or dropped or rolled:
             log.info(
                 "%s: %d partitions made, dropped %s%s",

@@ -12,9 +12,10 @@ from kylo_outbox.kafka.client import KafkaAddress, KafkaFault, build, classify, 
 from kylo_outbox.model.delivery import Delivery, from_record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 log = logging.getLogger(__name__)
+_ANSWER = 5.0
 
 
 class Subscription:
@@ -24,7 +25,17 @@ class Subscription:
     positions in PostgreSQL, so an offset that is behind costs repeats and nothing else.
     """
 
-    def __init__(self, address: KafkaAddress, group: str, topics: Sequence[str]) -> None:
+    def __init__(
+        self, address: KafkaAddress, group: str, topics: Sequence[str], changes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Join the group.
+
+        Args:
+            address: Where the brokers are.
+            group: Its id.
+            topics: What to read.
+            changes: Settings of librdkafka in the place of ours; for tests.
+        """
         self._consumer = build(
             Consumer,
             {
@@ -41,13 +52,22 @@ class Subscription:
                 "fetch.queue.backoff.ms": 10,
                 "queued.min.messages": 20_000,
                 "isolation.level": "read_committed",
+                **(changes or {}),
             },
         )
         self._assigned: set[tuple[str, int]] = set()
+        self._next: dict[tuple[str, int], int] = {}
+        self._taken: list[Delivery] = []
+        self._lost: list[tuple[str, int, int, int]] = []
         self._paused = False
         self._consumer.subscribe(
             list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
+
+    @property
+    def assigned(self) -> frozenset[tuple[str, int]]:
+        """(topic, partition) of what is ours now."""
+        return frozenset(self._assigned)
 
     def take(self, limit: int, seconds: float) -> list[Delivery]:
         """Up to `limit` records, waiting up to `seconds` for the first; while paused only membership is served.
@@ -56,11 +76,35 @@ class Subscription:
             KafkaFault: while no broker answers or the topic is missing.
             KafkaFatal: if the client must be built anew.
         """
-        first = guarded(self._consumer.poll, seconds)
-        if first is None:
-            return []
-        more = guarded(self._consumer.consume, limit - 1, 0) if limit > 1 and first.error() is None else []
-        return [_delivery(message) for message in (first, *more) if self._is_record(message)]
+        first = guarded(self._consumer.poll, 0 if self._taken else seconds)
+        if first is not None:
+            more = guarded(self._consumer.consume, limit - 1, 0) if limit > 1 and first.error() is None else []
+            self._taken += [_delivery(message) for message in (first, *more) if self._is_record(message)]
+        # What was taken is kept until the look for gaps has had its answer.
+        self._look_for_gaps()
+        taken, self._taken = self._taken, []
+        return taken
+
+    def lost(self) -> list[tuple[str, int, int, int]]:
+        """(topic, partition, first, end) of offsets that left the log before they were read; told once."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def _look_for_gaps(self) -> None:
+        """Compare each first offset with the one that was to come: the committed one after an assignment."""
+        for delivery in self._taken:
+            place = (delivery.event.topic, delivery.partition or 0)
+            offset = delivery.offset or 0
+            if place not in self._next:
+                [committed] = guarded(self._consumer.committed, [TopicPartition(*place)], _ANSWER)
+                self._next[place] = committed.offset if committed.offset >= 0 else offset
+            expected = self._next[place]
+            if offset > expected:
+                # Also aborted transactions and compaction leave holes; what was removed lies below the low watermark.
+                low, _ = guarded(self._consumer.get_watermark_offsets, TopicPartition(*place), _ANSWER)
+                if low > expected:
+                    self._lost.append((*place, expected, min(low, offset)))
+            self._next[place] = max(offset + 1, expected)
 
     def commit(self, deliveries: Sequence[Delivery]) -> None:
         """Commit the offsets behind `deliveries` without waiting for the answer."""
@@ -94,7 +138,10 @@ class Subscription:
         guarded(self._consumer.close)
 
     def _on_assign(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
-        self._assigned.update((partition.topic, partition.partition) for partition in partitions)
+        places = {(partition.topic, partition.partition) for partition in partitions}
+        self._assigned |= places
+        for place in places:
+            self._next.pop(place, None)
 
     def _on_revoke(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
         self._assigned.difference_update((partition.topic, partition.partition) for partition in partitions)
@@ -114,7 +161,6 @@ class Subscription:
 
 
 def _delivery(message: Any) -> Delivery:
-    kind, milliseconds = message.timestamp()
     return from_record(
         topic=message.topic(),
         partition=message.partition(),
@@ -122,5 +168,13 @@ def _delivery(message: Any) -> Delivery:
         key=message.key(),
         value=message.value(),
         headers=message.headers() or (),
-        at=None if kind == TIMESTAMP_NOT_AVAILABLE else datetime.fromtimestamp(milliseconds / 1000, UTC),
+        at=_at(*message.timestamp()),
     )
+
+
+def _at(kind: int, milliseconds: int) -> datetime | None:
+    # A producer may write any number as the time of its record.
+    try:
+        return None if kind == TIMESTAMP_NOT_AVAILABLE else datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None

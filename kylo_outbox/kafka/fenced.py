@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from kylo_outbox.kafka.client import KafkaFatal, KafkaFault, guarded
+from kylo_outbox.kafka.client import KafkaFatal, KafkaFault, classify, guarded
 from kylo_outbox.kafka.producer import BATCH_BYTES, Publisher, Ticket
 from kylo_outbox.model.errors import Fatal
 
@@ -156,16 +156,20 @@ class FencedPublisher(Publisher):
         self._inside = []
 
     def _serve(self, call: Callable[..., Any], *args: Any) -> None:
+        before = self._fatal
         super()._serve(call, *args)
-        if self._fatal is not None and self._phase != "broken":
+        if self._fatal is not before:
             self._break(self._fatal)
 
     def _break(self, fatal: KafkaFatal | None) -> None:
         """No commit can follow: either the lane is somebody else's, or `rebuild` is asked for."""
         self._phase, self._fatal = "broken", fatal
-        codes = {ticket.failure.name() for ticket in self._inside if ticket.failure}
+        failures = [ticket.failure for ticket in self._inside if ticket.failure]
+        codes = {failure.name() for failure in failures}
         if fatal is not None:
-            codes |= {fatal.code, self._last_word()}
+            codes.add(fatal.code)
+        if fatal is not None or any(classify(failure) != "record" for failure in failures):
+            codes.add(self._last_word())
         if codes & _TAKEN:
             raise Fatal(
                 f"Kafka: the lane was taken over: another relay has claimed {self.transactional_id} since, or the "

@@ -95,6 +95,19 @@ def read_rows(data: bytes, kind: Format) -> Rows:
     return readers[kind](text)
 
 
+def read_json(data: bytes) -> Any:
+    """Read a body of JSON as strictly as rows are read; an empty one is None.
+
+    Raises:
+        BrokenBody: if it cannot be read, with the line.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as broken:
+        raise BrokenBody(f"the body is not UTF-8 (byte {broken.start})") from None
+    return _load(text, "") if text.strip() else None
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):

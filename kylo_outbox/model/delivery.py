@@ -19,6 +19,11 @@ PositionAt = tuple[int, int]
 NOWHERE: PositionAt = (-1, -1)
 
 
+def clean(text: str) -> str:
+    """Text as PostgreSQL can store it: NUL characters are written out."""
+    return text.replace("\x00", "\\x00")
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """An event with its position and, if it came over Kafka, where it lies there."""
@@ -33,6 +38,17 @@ class Delivery:
     def store_id(self) -> str:
         """The store that wrote it; empty for other producers."""
         return self.position_key[0]
+
+    @property
+    def hold_key(self) -> PositionKey | None:
+        """What waits behind this event if it cannot be applied; None: nothing does.
+
+        Events of ours wait by their key. So do records of other producers, though their position is the partition's;
+        without a key there is nobody to wait.
+        """
+        if self.store_id:
+            return self.position_key
+        return ("", self.event.topic, clean(self.event.key)) if self.event.key else None
 
 
 def from_record(
@@ -64,7 +80,8 @@ def from_record(
         outbox_id=own.outbox_id if own else None,
         created_at=at,
     )
-    if own is None:
+    if own is None or "\x00" in text:
+        event.outbox_id = None
         return Delivery(event, ("", topic, f"@{partition}"), (0, offset), partition, offset)
     return Delivery(event, (own.store_id, topic, text), (own.generation, own.outbox_id), partition, offset)
 

@@ -42,6 +42,12 @@ class Overloaded(Transient):
         self.retry_after = retry_after
 
 
+class CircuitOpen(Transient):
+    """Most of what arrives fails: nothing is set aside until that has another cause than the records themselves."""
+
+    retry_after = 5.0
+
+
 class Poison(KyloError):  # noqa: N818
     """This record can never be applied as it is; `reason` is stored beside its bytes."""
 
@@ -72,6 +78,10 @@ class Refused(KyloError):  # noqa: N818
 
 class Conflict(Refused):
     """The input contradicts what is stored (same id, other content)."""
+
+
+class NotFound(Refused):
+    """What was asked for does not exist."""
 
 
 class UnknownOutcome(Transient):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 HEADER = "kylo"
 _VERSION = "1"
+_ORIGIN = re.compile(
+    r"1;([A-Za-z0-9_-]{1,64});([0-9]{1,10});([0-9]{1,19});([0-9a-fA-F-]{36});([^\x00-\x1f\x7f]{0,200})"
+)
+_MAX_GENERATION = 2**31 - 1
+_MAX_ID = 2**63 - 1
 _UNPARSED: Any = object()
 
 
@@ -118,10 +124,16 @@ class Origin:
 
 
 def origin_of(header: bytes) -> Origin | None:
-    """Read the header `kylo`; None if it is not one of ours (then the record counts as another producer's)."""
+    """Read the header `kylo`; None if it is not one of ours (then the record counts as another producer's).
+
+    Numbers that no store can have given out are not believed: they would end up in columns too small for them.
+    """
     try:
-        version, store_id, generation, outbox_id, event_id, kind = header.decode().split(";", 5)
-        if version != _VERSION or not store_id:
+        found = _ORIGIN.fullmatch(header.decode())
+        if found is None:
+            return None
+        store_id, generation, outbox_id, event_id, kind = found.groups()
+        if int(generation) > _MAX_GENERATION or int(outbox_id) > _MAX_ID:
             return None
         return Origin(store_id, int(generation), int(outbox_id), UUID(event_id), kind)
     except ValueError:

@@ -1,6 +1,6 @@
-"""The messages of flow 1, version 1: what travels on the topics, and nothing that should not (no address, no secret).
+"""The messages of both flows, version 1: what travels on the topics, and nothing else (no address, no secret).
 
-A message says which slice it is about; its rows stay in the control store. A reader refuses what it does not know:
+A message says what it is about; the rows stay in the stores. A reader refuses what it does not know:
 an unknown field might be a meaning it would lose, a later version is set aside until it has learned it.
 """
 
@@ -14,6 +14,8 @@ from uuid import UUID  # noqa: TC003 - pydantic reads it at run time
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
 from kylo_outbox.model.errors import Poison
+from kylo_outbox.model.events import Event
+from kylo_outbox.model.topics import TABS_CHANGED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,6 +99,36 @@ class PendingReady(_Message):
     ingest_batch_id: Id
     unmatched: Id
     created_at: Time
+
+
+class PromoteRules(_Message):
+    """PROMOTE_RULES v1: somebody asks that a company's approved proposals become its next rule set."""
+
+    TYPE: ClassVar[str] = "PROMOTE_RULES"
+
+    event_type: Literal["PROMOTE_RULES"] = "PROMOTE_RULES"
+    version: Literal[1] = 1
+    company_id: CompanyId
+    created_at: Time
+    meta: dict[str, Any] | None = None
+
+
+class TabsChanged(_Message):
+    """TABS_CHANGED v1: a tab no longer shows what the tables say; the tables are to be read anew."""
+
+    TYPE: ClassVar[str] = "TABS_CHANGED"
+
+    event_type: Literal["TABS_CHANGED"] = "TABS_CHANGED"
+    version: Literal[1] = 1
+    company_id: CompanyId
+    tab: Literal["pending", "active"]
+    created_at: Time
+
+
+def tabs_changed(company_id: str, tab: Literal["pending", "active"]) -> Event:
+    """The event that tells the Sheets projector to look at a tab of a company."""
+    message = TabsChanged(company_id=company_id, tab=tab, created_at=datetime.now(UTC))
+    return Event(topic=TABS_CHANGED, key=company_id, type=TabsChanged.TYPE, payload=message.payload())
 
 
 def _faults(invalid: ValidationError) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from kylo_outbox.model.events import Event
 
@@ -22,6 +22,13 @@ class Projector:
         on_poison: `"hold"` or `"skip"`: what later events of a key do after a dead letter.
         store: `"control"` or `"company"`: whose database the transaction is in.
         group: Consumer group id; None means the name.
+        session_timeout: Seconds that `apply` may compute between two statements. A process that is stopped inside
+            its transaction holds its keys for as long, so it is no longer than it must be.
+        batch: At most so many records in one transaction.
+        upcasters: How older versions of an event are read: {(type, version): function}. The function gets the parsed
+            payload of that version and returns the next one's; `version` in it is raised by the runtime. A payload
+            without `version` is version 1. `Event.raw` stays as published.
+        tables: The tables that `apply` writes, unqualified; naming them makes the projector rebuildable.
     """
 
     name: ClassVar[str]
@@ -29,6 +36,10 @@ class Projector:
     on_poison: Literal["hold", "skip"] = "hold"
     store: Literal["control", "company"] = "control"
     group: str | None = None
+    session_timeout: float = 6.0
+    batch: int = 1000
+    upcasters: ClassVar[Mapping[tuple[str, int], Callable[[Any], Any]]] = {}
+    tables: Sequence[str] = ()
 
     def apply(self, tx: Any, events: Sequence[Event]) -> None:
         """Write the effect of `events` through `tx`, a psycopg Connection inside one transaction.

@@ -41,7 +41,7 @@ ACTIVE_COLUMNS = (
 MAX_CELL_UNITS = 50_000
 """Google's limit for the text of one cell; counted here in UTF-16 units, the strictest reading of "characters"."""
 
-_CUT_NOTE = "Source is cut at 50,000 characters; the whole text is in app.pending_txns."
+CUT_NOTE = "Kylo: Source is cut at 50,000 characters; the whole text is in app.pending_txns."
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class PendingRow:
         cut and Match_Notes says so.
         """
         source, cut = _fit(self.source)
-        notes = _CUT_NOTE if cut and not self.match_notes else self.match_notes
+        notes = CUT_NOTE if cut and not self.match_notes else self.match_notes
         return (
             self.txn_uid,
             self.date,
@@ -108,9 +108,9 @@ class ActiveRow:
             self.effective_at,
             self.company_id,
             _fit(self.source)[0],
-            self.target_sheet or None,
-            self.target_header or None,
-            self.match_notes or None,
+            _fit(self.target_sheet)[0] or None,
+            _fit(self.target_header)[0] or None,
+            _fit(self.match_notes)[0] or None,
             self.created_at,
         )
 
@@ -155,6 +155,11 @@ def marker_ordinal(marker: str) -> int | None:
 def text_units(text: str) -> int:
     """Length of a text in UTF-16 units."""
     return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def is_cut(source: str) -> bool:
+    """Whether a cell cannot hold the whole text."""
+    return text_units(source) > MAX_CELL_UNITS
 
 
 def _fit(text: str) -> tuple[str, bool]:

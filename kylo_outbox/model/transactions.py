@@ -262,6 +262,12 @@ def amount_cents(value: Any) -> int:
     return _unusual_cents(value)
 
 
+def amount_text(cents: int) -> str:
+    """Minor units as people write them: -1234 is `-12.34`."""
+    whole, rest = divmod(abs(cents), 100)
+    return f"{'-' if cents < 0 else ''}{whole}.{rest:02}"
+
+
 def _unusual_cents(value: Any) -> int:
     """The same for whole numbers, exponents, amounts near the limit, and everything that is to be refused."""
     if isinstance(value, str):

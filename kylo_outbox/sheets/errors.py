@@ -73,6 +73,7 @@ class TabProblem(Poison):
 
     def __init__(self, detail: str, remedy: str) -> None:
         super().__init__(f"{detail}. {remedy}")
+        self.detail = detail
         self.remedy = remedy
 
 

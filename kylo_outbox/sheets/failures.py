@@ -70,7 +70,8 @@ def of_answer(error: HttpError, *, write: bool, spreadsheet_id: str | None, acco
         return WriteUnknown(detail) if write else ReadFailed(detail, retry_after(error.resp, DEFAULT_RETRY_SECONDS))
     if status == 401:  # noqa: PLR2004
         return NotAuthorised("the credentials were refused", "Check the service account and its key.")
-    if status in {403, 404} and spreadsheet_id is not None:
+    # A protected cell is the fault of one tab; every other 403 is of the whole workbook.
+    if status in {403, 404} and spreadsheet_id is not None and "protected cell" not in message:
         return _unavailable(status, message, spreadsheet_id, account)
     if status in {408, 409}:
         # Answers of a server that gave up in the middle: for a write this is no promise of any kind.

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import google.auth.exceptions
 import google_auth_httplib2
 from googleapiclient import discovery
 from googleapiclient.errors import HttpError
 
-from kylo_outbox.sheets import credentials, failures
-from kylo_outbox.sheets.errors import Rejected, TabProblem, WriteUnknown
-from kylo_outbox.sheets.tab import MARKER_KEY, Marker, Protection, TabContents, TabInfo
+from kylo_outbox.sheets import credentials, failures, reading
+from kylo_outbox.sheets.errors import QuotaExceeded, ReadFailed, Rejected, TabProblem, WriteUnknown
+from kylo_outbox.sheets.tab import MARKER_KEY, GridArea, TabContents, TabInfo
 from kylo_outbox.sheets.transport import NoAnswer, NoConnection, OnceHttp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kylo_outbox.model.errors import KyloError
+    from kylo_outbox.store.quota import Kind
 
-_TAB_FIELDS = (
-    "sheets(properties(sheetId,title,index,gridProperties(rowCount,columnCount,frozenRowCount)),"
-    "protectedRanges(protectedRangeId,description,range),developerMetadata(metadataId,metadataKey,metadataValue))"
-)
+
+class Pace(Protocol):
+    """Who decides when a call may be made (`sheets.pacing.Pacer`)."""
+
+    def before(self, kind: Kind) -> None: ...  # noqa: D102
+    def refused(self, kind: Kind, seconds: float) -> None: ...  # noqa: D102
 
 
 class GoogleSheets:
@@ -40,6 +43,7 @@ class GoogleSheets:
         timeout: Seconds without progress before a call is given up.
         on_request: Called after each request with the kind ("read" or "write") and its code: the HTTP status, or
             "unreachable", "unauthorised", "timeout", "dropped".
+        pace: Asked before each call and told of each refusal for too many; None calls at once.
 
     Raises:
         Misconfigured: The credentials cannot be used.
@@ -51,10 +55,12 @@ class GoogleSheets:
         credentials_file: str | None = None,
         timeout: float = 60.0,
         on_request: Callable[[str, str], None] | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._endpoint = endpoint.rstrip("/") + "/" if endpoint else None
         self._timeout = timeout
         self._on_request = on_request
+        self.pace = pace
         self._credentials = credentials.load(self._endpoint, credentials_file)
         self._signing_in = threading.Lock()
         self._threads = threading.local()
@@ -70,6 +76,13 @@ class GoogleSheets:
         )
 
     @property
+    def quota_account(self) -> str:
+        """Who calls, as Google counts calls: project and account, or the stand-in's address."""
+        if self._endpoint is not None:
+            return self._endpoint
+        return f"{getattr(self._credentials, 'project_id', None) or '-'}/{self.account or '-'}"
+
+    @property
     def account(self) -> str | None:
         """E-mail address that workbooks must be shared with; None with a stand-in or an unknown kind of account."""
         return credentials.address(self._credentials)
@@ -81,17 +94,17 @@ class GoogleSheets:
             SheetUnavailable: No such workbook, or not shared with us.
             NotSent, NotAuthorised, QuotaExceeded, ReadFailed: Read again later.
         """
-        call = self._service.spreadsheets().get(spreadsheetId=spreadsheet_id, fields=_TAB_FIELDS)
+        call = self._service.spreadsheets().get(spreadsheetId=spreadsheet_id, fields=reading.TAB_FIELDS)
         answer = self._send(call, write=False, spreadsheet_id=spreadsheet_id)
-        found = [_tab_info(sheet) for sheet in answer.get("sheets", ())]
+        found = [reading.tab_info(sheet) for sheet in answer.get("sheets", ())]
         return {tab.title: tab for tab in sorted(found, key=lambda tab: tab.index)}
 
     def contents(self, spreadsheet_id: str, title: str) -> TabContents:
         """Return the header row and column A of a tab. One read; errors as `column`."""
-        name = quoted(title)
+        name = reading.quoted(title)
         answer = self._ranges(spreadsheet_id, title, [f"{name}!1:1", f"{name}!A:A"])
         header = answer[0][0] if answer[0] else []
-        return TabContents(tuple(map(_text, header)), _first_of_each(answer[1])[1:])
+        return TabContents(tuple(map(reading.text, header)), reading.first_of_each(answer[1])[1:])
 
     def column(self, spreadsheet_id: str, title: str, column: str = "A") -> list[str]:
         """Return one column from row 1 down as texts, empty cells as "". One read.
@@ -100,26 +113,58 @@ class GoogleSheets:
             TabProblem: There is no tab of this title (any more).
             SheetUnavailable, NotSent, NotAuthorised, QuotaExceeded, ReadFailed: As `tabs`.
         """
-        return list(_first_of_each(self._ranges(spreadsheet_id, title, [f"{quoted(title)}!{column}:{column}"])[0]))
+        return list(
+            reading.first_of_each(
+                self._ranges(spreadsheet_id, title, [f"{reading.quoted(title)}!{column}:{column}"])[0]
+            )
+        )
 
     def rows(self, spreadsheet_id: str, title: str) -> list[list[Any]]:
         """Return the whole tab as it stands, row 1 first: texts, numbers, truth values; "" for empty.
 
         Rows are as long as their last filled cell. One read; errors as `column`.
         """
-        return self._ranges(spreadsheet_id, title, [quoted(title)])[0]
+        return self._ranges(spreadsheet_id, title, [reading.quoted(title)])[0]
 
-    def find_marker(self, spreadsheet_id: str, marker: str) -> bool:
-        """Tell whether the post that carries this marker was applied. One read; errors as `tabs`.
+    def grids(self, spreadsheet_id: str, areas: Sequence[GridArea]) -> list[list[list[Any]]]:
+        """Return the values of some areas, tabs named by their ids, in the order asked. One read.
 
-        False right after a time-out is no proof yet: the request may still be on its way. Look twice, a second
-        apart, before sending again.
+        Each is a list of rows; empty cells are "", and what is empty at the end of rows and areas is left out.
+
+        Raises:
+            ReadFailed: A tab went or shrank since it was listed: list the tabs again.
+            SheetUnavailable, NotSent, NotAuthorised, QuotaExceeded: As `tabs`.
         """
-        lookup = {"metadataKey": MARKER_KEY, "metadataValue": marker}
-        body = {"dataFilters": [{"developerMetadataLookup": lookup}]}
+        filled = [area for area in areas if area.top < area.bottom and area.left < area.right]
+        if not filled:
+            return [[] for _ in areas]
+        body = {
+            "dataFilters": [{"gridRange": reading.grid_range(area)} for area in filled],
+            "valueRenderOption": "UNFORMATTED_VALUE",
+        }
+        call = self._service.spreadsheets().values().batchGetByDataFilter(spreadsheetId=spreadsheet_id, body=body)
+        try:
+            answer = self._send(call, write=False, spreadsheet_id=spreadsheet_id)
+        except Rejected as error:
+            raise ReadFailed(f"the workbook changed meanwhile ({error.message})") from error
+        found = reading.by_area(answer)
+        return [found.get(area, []) for area in areas]
+
+    def find_markers(self, spreadsheet_id: str, markers: Sequence[str]) -> dict[str, set[int]]:
+        """Return the ids of the tabs on which each of the markers lies; posts without one were not applied. One read.
+
+        Not found right after a time-out is no proof yet: the request may still be on its way. Look twice, a second
+        apart, before sending again. Errors as `tabs`.
+        """
+        lookups = [{"metadataKey": MARKER_KEY, "metadataValue": marker} for marker in markers]
+        body = {"dataFilters": [{"developerMetadataLookup": lookup} for lookup in lookups]}
         call = self._service.spreadsheets().developerMetadata().search(spreadsheetId=spreadsheet_id, body=body)
         answer = self._send(call, write=False, spreadsheet_id=spreadsheet_id)
-        return bool(answer.get("matchedDeveloperMetadata"))
+        return reading.marked_tabs(answer)
+
+    def find_marker(self, spreadsheet_id: str, marker: str) -> bool:
+        """Tell whether the post that carries this marker was applied. One read; as `find_markers`."""
+        return marker in self.find_markers(spreadsheet_id, [marker])
 
     def batch_update(self, spreadsheet_id: str, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Apply all sub-requests or none, in order, and return their replies. One write.
@@ -167,10 +212,13 @@ class GoogleSheets:
 
     def _send(self, call: Any, *, write: bool, spreadsheet_id: str | None) -> dict[str, Any]:
         """Send one request and name what came of it: the one place where outcomes are told apart."""
+        kind: Kind = "write" if write else "read"
         http = self._http()
         failure: KyloError
         try:
             self._sign_in(http)
+            if self.pace is not None:
+                self.pace.before(kind)
             answer = _executed(call, http)
         except NoConnection as error:
             code, failure = "unreachable", failures.of_connection(error)
@@ -185,9 +233,11 @@ class GoogleSheets:
         except ValueError:
             code, failure = "200", failures.of_garbage(write=write)
         else:
-            self._count(write, "200")
+            self._count(kind, "200")
             return answer
-        self._count(write, code)
+        self._count(kind, code)
+        if isinstance(failure, QuotaExceeded) and self.pace is not None:
+            self.pace.refused(kind, failure.retry_after)
         # Without "from": the causes quote addresses, headers and bodies, and end up in logs.
         raise failure from None
 
@@ -209,9 +259,9 @@ class GoogleSheets:
             self._threads.http = google_auth_httplib2.AuthorizedHttp(self._credentials, http=plain)
         return self._threads.http
 
-    def _count(self, write: bool, code: str) -> None:
+    def _count(self, kind: Kind, code: str) -> None:
         if self._on_request is not None:
-            self._on_request("write" if write else "read", code)
+            self._on_request(kind, code)
 
 
 def _executed(call: Any, http: Any) -> dict[str, Any]:
@@ -220,48 +270,3 @@ def _executed(call: Any, http: Any) -> dict[str, Any]:
         # The client hands out a body that is no JSON as a text instead of complaining.
         raise ValueError("no JSON object")  # noqa: TRY004 - the same case as a body that cannot be decoded
     return answer
-
-
-def quoted(title: str) -> str:
-    """Return a tab title as A1 notation wants it, whatever characters it has."""
-    return "'" + title.replace("'", "''") + "'"
-
-
-def _first_of_each(rows: list[list[Any]]) -> tuple[str, ...]:
-    return tuple(_text(row[0]) if row else "" for row in rows)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else str(value)
-
-
-def _tab_info(sheet: dict[str, Any]) -> TabInfo:
-    properties = sheet["properties"]
-    grid = properties.get("gridProperties", {})
-    return TabInfo(
-        sheet_id=properties.get("sheetId", 0),
-        title=properties["title"],
-        index=properties.get("index", 0),
-        row_count=grid.get("rowCount", 0),
-        column_count=grid.get("columnCount", 0),
-        frozen_rows=grid.get("frozenRowCount", 0),
-        protections=tuple(_protection(found) for found in sheet.get("protectedRanges", ())),
-        markers=tuple(
-            Marker(found["metadataId"], found.get("metadataValue", ""))
-            for found in sheet.get("developerMetadata", ())
-            if found.get("metadataKey") == MARKER_KEY
-        ),
-    )
-
-
-def _protection(found: dict[str, Any]) -> Protection:
-    area = found.get("range", {})
-    columns = None
-    if "startColumnIndex" in area or "endColumnIndex" in area:
-        columns = (area.get("startColumnIndex", 0), area.get("endColumnIndex", 1 << 31))
-    return Protection(
-        protected_range_id=found.get("protectedRangeId", 0),
-        description=found.get("description", ""),
-        columns=columns,
-        whole_height="endRowIndex" not in area and area.get("startRowIndex", 0) <= 1,
-    )

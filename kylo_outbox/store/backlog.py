@@ -85,10 +85,13 @@ select extract(epoch from clock_timestamp() - min(created_at))::float8
         (select created_at from kylo.outbox_held order by id limit 1)) oldest
 """  # noqa: S608 - the only thing put in is a constant of this file
 _DECLARED = "select topic from kylo.topics order by topic"
+# Keys that the relay holds, and keys that wait behind a dead letter of a projector or for their database.
 _HELD = """
 select topic, count(distinct key)
   from (select topic, key from kylo.outbox_held limit %(bound)s) held
  group by topic
+ union all
+select topic, count(*) from kylo.holds group by topic
 """
 _DEAD = "select topic, count(*) from kylo.dead_letters where settled_at is null group by topic"
 _PENDING = """
@@ -170,7 +173,7 @@ def read_backlog(conn: psycopg.Connection[Any], posted_upto: Mapping[str, int], 
         | {topic: count + beyond * count // counted for topic, count, _, _ in waiting},
         oldest_age=max((age for _, _, age, _ in waiting), default=0.0),
         exact=not beyond and pending < bound,
-        held_keys=dict(held),
+        held_keys={topic: sum(number for name, number in held if name == topic) for topic, _ in held},
         dead_letters=dead,
         open_pending=pending,
         unposted=unposted,

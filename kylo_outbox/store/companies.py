@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from kylo_outbox.model.companies import Company, checked
-from kylo_outbox.model.errors import Refused
+from kylo_outbox.model.errors import NotFound, Refused
 from kylo_outbox.store.tables import company_config as table
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def get(connection: sa.Connection, company_id: str) -> Company:
 
 def unknown(company_id: str) -> Refused:
     """The error for an id that no company has."""
-    return Refused([f"company_id: {company_id!r} is unknown; `kylo-outbox company list` shows the known ones"])
+    return NotFound([f"company_id: {company_id!r} is unknown; `kylo-outbox company list` shows the known ones"])
 
 
 def upsert(connection: sa.Connection, company: Company) -> bool:

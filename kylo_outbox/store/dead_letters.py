@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from kylo_outbox.model.errors import KyloError
+from kylo_outbox.model.delivery import clean
+from kylo_outbox.model.errors import KyloError, Refused
 from kylo_outbox.model.events import HEADER
 from kylo_outbox.model.payloads import faults_of_event
+from kylo_outbox.store.deliveries import COLUMNS, delivery_of, row_of
 from kylo_outbox.store.emit import emit
 from kylo_outbox.telemetry.logs import redact
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from kylo_outbox.model.delivery import Delivery
     from kylo_outbox.model.events import Event
+    from kylo_outbox.model.topics import OnPoison
 
 BURY = """
 insert into kylo.dead_letters (stage, topic, key, store_id, generation, outbox_id, event_id, type, payload, headers,
@@ -26,42 +28,105 @@ values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s, %s, %s, %s, %s)
 on conflict do nothing
 returning id
 """
+ADD_POLICY = "update kylo.dead_letters set policy = %s, created_at = %s where id = %s"
+OPEN = f"select id, {COLUMNS} from kylo.dead_letters where id = %s and settled_at is null for update"  # noqa: S608
+LOOK = f"select id, {COLUMNS} from kylo.dead_letters where id = %s and outcome is distinct from 'applied'"  # noqa: S608
+TO_RETRY = """
+select id from kylo.dead_letters where stage = %s and retry_at is not null order by retry_at limit 100
+"""
+TRIED = f"""
+select id, {COLUMNS} from kylo.dead_letters
+ where id = %s and retry_at is not null and outcome is distinct from 'applied' for update skip locked
+"""  # noqa: S608
+SETTLE = """
+update kylo.dead_letters set settled_at = clock_timestamp(), outcome = %s, retry_at = null where id = %s
+"""
+FAILED_AGAIN = """
+update kylo.dead_letters
+   set attempts = attempts + 1, releases = releases + 1, reason = %s, error_class = %s, detail = %s, retry_at = null
+ where id = %s
+"""
+FORGET_SETTLED = "delete from kylo.dead_letters where settled_at < now() - make_interval(secs => %s)"
+_EXCERPT = 100_000
 
 
 def bury(
-    tx: psycopg.Connection[Any], stage: str, delivery: Delivery, error: Exception, attempts: int, dead_letter_topic: str
-) -> bool:
-    """Store the dead letter and emit its record, in the transaction of the decision; False if it lies there already.
+    tx: psycopg.Connection[Any],
+    stage: str,
+    delivery: Delivery,
+    error: Exception,
+    attempts: int,
+    dead_letter_topic: str,
+    policy: OnPoison = "skip",
+) -> int | None:
+    """Store the dead letter and emit its record, in the transaction of the decision; its id.
 
     The record keeps the original bytes, key and headers; `dlq-*` headers tell why, where from, when and how often.
+    `policy` says what later events of the key do.
+
+    Returns:
+        The id, or None if it lies there already.
     """
-    event = delivery.event
     reason, detail = reason_of(error)
-    row = tx.execute(
-        BURY,
-        (
-            stage,
-            event.topic,
-            event.key.replace("\x00", "\\x00"),
-            delivery.store_id,
-            delivery.position[0],
-            event.outbox_id,
-            event.event_id,
-            event.type,
-            event.raw,
-            json.dumps(event.headers).replace("\\u0000", "\\\\u0000"),
-            delivery.partition,
-            delivery.offset,
-            reason,
-            type(error).__name__,
-            detail,
-            attempts,
-        ),
-    ).fetchone()
+    kind = type(error).__name__
+    store_id, topic, key, *coordinates, at, partition, offset = row_of(delivery)
+    told = (partition, offset, reason, kind, detail, attempts)
+    row = tx.execute(BURY, (stage, topic, key, store_id, *coordinates, *told)).fetchone()
     if row is None:
-        return False
-    emit(tx, **_record(stage, delivery, reason, type(error).__name__, attempts, dead_letter_topic))
-    return True
+        return None
+    tx.execute(ADD_POLICY, (policy, at, row[0]))
+    record = _record(stage, delivery, reason, kind, attempts, dead_letter_topic)
+    try:
+        with tx.transaction():
+            emit(tx, **record)
+    except Refused:
+        # Larger than the topic takes, or odd in a way that only PostgreSQL sees: the row has it all, the record tells
+        # why and shows the beginning.
+        headers = {name: value for name, value in record["headers"].items() if name.startswith("dlq-")}
+        record |= {"key": f"@{delivery.partition}", "type": "unknown", "payload": delivery.event.raw[:_EXCERPT]}
+        record["headers"] = {**headers, "dlq-shortened": str(len(delivery.event.raw))}
+        emit(tx, **record)
+    return int(row[0])
+
+
+def open_letter(tx: psycopg.Connection[Any], letter_id: int | None) -> Delivery | None:
+    """The event of a dead letter that nobody has settled, locked; None if there is none."""
+    row = tx.execute(OPEN, (letter_id,)).fetchone()
+    return None if row is None else delivery_of(row[1:])
+
+
+def looked_at(tx: psycopg.Connection[Any], letter_id: int) -> Delivery | None:
+    """The event of a dead letter that is not applied, not locked; None if there is none."""
+    row = tx.execute(LOOK, (letter_id,)).fetchone()
+    return None if row is None else delivery_of(row[1:])
+
+
+def to_retry(tx: psycopg.Connection[Any], stage: str) -> list[int]:
+    """Dead letters that somebody asked to be tried once more, the first ones first."""
+    return [number for [number] in tx.execute(TO_RETRY, (stage,))]
+
+
+def tried(tx: psycopg.Connection[Any], letter_id: int) -> Delivery | None:
+    """The event of a dead letter that is to be tried, locked; None if that is done or somebody is at it."""
+    row = tx.execute(TRIED, (letter_id,)).fetchone()
+    return None if row is None else delivery_of(row[1:])
+
+
+def settle(tx: psycopg.Connection[Any], letter_id: int, outcome: Literal["applied", "discarded"]) -> None:
+    """Close a dead letter."""
+    tx.execute(SETTLE, (outcome, letter_id))
+
+
+def failed_again(tx: psycopg.Connection[Any], letter_id: int, error: Exception) -> str:
+    """Another attempt was in vain: the newest reason counts, and so does the attempt; the reason."""
+    reason, detail = reason_of(error)
+    tx.execute(FAILED_AGAIN, (reason, type(error).__name__, detail, letter_id))
+    return reason
+
+
+def forget_settled(tx: psycopg.Connection[Any], seconds: float) -> int:
+    """Delete dead letters that were settled longer ago; how many. What was done about them stays in the audit."""
+    return tx.execute(FORGET_SETTLED, (seconds,)).rowcount
 
 
 def reason_of(error: Exception) -> tuple[str, str]:
@@ -70,7 +135,12 @@ def reason_of(error: Exception) -> tuple[str, str]:
     if not isinstance(error, KyloError):
         line = f"{type(error).__name__}: {line}"
     stack = "".join(traceback.format_exception(error, limit=-20))
-    return redact(line)[:1000].replace("\x00", ""), redact(stack)[-8000:].replace("\x00", "")
+    return _storable(redact(line)[:1000]), _storable(redact(stack)[-8000:])
+
+
+def _storable(text: str) -> str:
+    # An error may quote what it could not read: NUL characters, lone surrogates.
+    return text.replace("\x00", "").encode("utf-8", "backslashreplace").decode()
 
 
 def _record(stage: str, delivery: Delivery, reason: str, error_class: str, attempts: int, topic: str) -> dict[str, Any]:
@@ -87,7 +157,7 @@ def _record(stage: str, delivery: Delivery, reason: str, error_class: str, attem
     }
     # Whatever another producer wrote must not keep its dead letter from being saved: what `emit` would refuse is
     # replaced here; the row has it all. A record without a key gets the partition it came from.
-    key = event.key.replace("\x00", "\\x00")
+    key = clean(event.key)
     headers = {name: value.replace("\x00", "") for name, value in event.headers.items() if name not in {"", HEADER}}
     return {
         "topic": topic,

@@ -17,6 +17,8 @@ from kylo_outbox.store import companies
 from kylo_outbox.store.dsn import resolve, shown
 from kylo_outbox.store.engine import Database
 from kylo_outbox.store.identity import require_own
+from kylo_outbox.store.isolation import require_unbound
+from kylo_outbox.store.migrate import require_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 REFRESH = 5.0
 _AT_MOST = 0.5
+_AWAY = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Directory:
         self._by_dsn: dict[str, Database] = {control.dsn: control}
         self._names: dict[str, str] = {}
         self._told: dict[str, str] = {}
+        self._away: dict[str, tuple[float, str]] = {}
 
     def company(self, company_id: str) -> Company | None:
         """The company's row as of at most `REFRESH` seconds ago; one that is unknown is asked for again."""
@@ -56,6 +60,11 @@ class Directory:
         if company_id not in self._companies:
             self._refresh(_AT_MOST)
         return self._companies.get(company_id)
+
+    def companies(self) -> list[Company]:
+        """Every company as of at most `REFRESH` seconds ago, by id."""
+        self._refresh(REFRESH)
+        return list(self._companies.values())
 
     def is_known(self, company_id: str) -> bool:
         """Whether the company is configured."""
@@ -120,11 +129,18 @@ class Directory:
         """(store id, problem). A name once read is kept: it changes only with an operator's verb and a restart."""
         if database.dsn in self._names:
             return self._names[database.dsn], None
+        # A database that does not answer costs its time-out once in a while, not once a question.
+        until, problem = self._away.get(database.dsn, (0.0, ""))
+        if time.monotonic() < until:
+            return None, problem
         try:
             with database.begin() as connection:
                 # A copy brings its origin's name with it: it must not be taken for its origin.
                 store_id = require_own(connection).store_id
+                require_unbound(connection)
+            require_head(database, "store")
         except (Transient, NotReady) as not_now:
+            self._away[database.dsn] = (time.monotonic() + _AWAY, str(not_now))
             return None, self._tell(database.name, str(not_now))
         self._told.pop(database.name, None)
         self._names[database.dsn] = store_id

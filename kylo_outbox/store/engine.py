@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 import sqlalchemy as sa
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # What every connection of ours says of itself: it notices a dead peer in seconds, never trades durability for speed,
 # and a process stopped inside a transaction (SIGSTOP, swap) holds its row locks no longer than its group session.
+SESSION_TIMEOUT: Final = 6.0
+"""Seconds that a transaction of ours may be idle; also the session time of our consumer groups."""
 _OPTIONS = "-c synchronous_commit=on -c idle_in_transaction_session_timeout=6000 -c timezone=UTC"
 _LIVENESS: dict[str, Any] = {
     "connect_timeout": 3,
@@ -33,7 +35,6 @@ _AGAIN = (
     pg.LockNotAvailable,
     pg.QueryCanceled,
     pg.InsufficientResources,
-    pg.IdleInTransactionSessionTimeout,
     pg.ReadOnlySqlTransaction,
 )
 
@@ -116,6 +117,21 @@ def connect(dsn: str, name: str, *, autocommit: bool = False, durable: bool = Tr
         raise unreachable(dsn, failed) from None
 
 
+def may_idle(tx: psycopg.Connection[Any], seconds: float) -> None:
+    """Let this one transaction be idle for longer (or less long) than `SESSION_TIMEOUT`."""
+    tx.execute("select set_config('idle_in_transaction_session_timeout', %s, true)", (str(int(seconds * 1000)),))
+
+
+def answers(database: Database) -> bool:
+    """Whether the database takes transactions just now."""
+    try:
+        with database.transaction() as tx:
+            tx.execute("select 1")
+    except Transient:
+        return False
+    return True
+
+
 def unreachable(dsn: str, failed: psycopg.Error) -> Unreachable:
     """The error people see when PostgreSQL does not answer or does not let us in."""
     text = str(failed).lower()
@@ -148,6 +164,12 @@ def as_ours(name: str) -> Iterator[None]:
 
 
 def _raise_if_transient(error: psycopg.Error, name: str) -> None:
+    # What is met last is the lost connection; what came before it tells why.
+    if any(isinstance(each, pg.IdleInTransactionSessionTimeout) for each in (error, error.__context__)):
+        raise Transient(
+            f"{name}: the transaction was idle for too long and was ended; a projector that computes for long "
+            "between two statements sets `session_timeout`"
+        ) from error
     if isinstance(error, _AGAIN) or (isinstance(error, psycopg.OperationalError) and not _is_refusal(error)):
         raise Transient(f"{name}: PostgreSQL asks to wait ({error.sqlstate or 'connection lost'})") from error
     if isinstance(error, psycopg.InterfaceError) and error.sqlstate is None:

@@ -80,9 +80,10 @@ update kylo.lanes set snapshot = pg_current_snapshot(), epoch = epoch + 1, holde
 """
 _WAITING = """
 select (select count(*) from kylo.lanes l
-          join kylo.outbox_log o on o.slot >= l.slot_from and o.slot < l.slot_to and o.slot <> all (l.except_slots)
+          join kylo.outbox_log o on o.slot >= l.slot_from and o.slot < l.slot_to
+           and o.slot <> all (l.except_slots)
            and (o.id > l.high_water or not pg_visible_in_snapshot(o.xid, l.snapshot)))
-     + (select count(*) from kylo.outbox_held h)
+     + (select count(*) from kylo.outbox_held) + (select count(*) from kylo.outbox_delayed)
 """
 # What was written since the server was started belongs to the life that begins; all before it was there already.
 _NEW_ROWS = """
@@ -180,7 +181,7 @@ def place(connection: sa.Connection) -> tuple[int, int]:
 
 
 def waiting(connection: sa.Connection) -> int:
-    """How many stored events nobody has published yet, held ones included. Counts: not for a hot path."""
+    """How many stored events nobody has published yet, held and delayed ones included. Counts: not for a hot path."""
     return int(connection.scalar(sa.text(_WAITING)) or 0)
 
 
@@ -230,6 +231,7 @@ def rename(connection: sa.Connection) -> StoreId:
     identity(connection)
     _run(connection, _AGE_ROWS)
     _run(connection, "delete from kylo.outbox_held")
+    _run(connection, "delete from kylo.outbox_delayed")
     _run(connection, _COUNT_ALL_AS_DONE)
     _run(connection, _AGE_LANES)
     return _write(connection, StoreId(uuid.uuid4().hex[:12], 1))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kylo_outbox.store import company_state
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import date
@@ -11,13 +13,6 @@ if TYPE_CHECKING:
 
     import psycopg
 
-_LOCK_CLASS = 1802068082
-
-# Ingest and promotion of one company never overlap, so that no transaction slips between a rule and its replay.
-LOCK_COMPANIES = """
-select pg_advisory_xact_lock(%s, slot)
-  from (select distinct hashtext(company) as slot from unnest(%s::text[]) as company order by 1) slots
-"""
 STAGE = """
 create temporary table if not exists kylo_slice (
     batch bigint, company_id text, txn_uid uuid, txn_id text, occurred_at date, amount_cents bigint,
@@ -38,25 +33,32 @@ select distinct on (company_id, txn_uid) company_id, txn_uid, txn_id, occurred_a
 on conflict (company_id, txn_uid) do update
    set last_seen_batch = greatest(kylo.transactions.last_seen_batch, excluded.last_seen_batch)
 """
-# The newest rule set of each company; among duplicate sources the last one wins.
+# The rules in force that match anything here; among duplicate sources the last one wins. One look-up in the index a
+# description: a join of two tables whose sizes the planner does not know yet may compare each row with each rule
+# (`+ 0`: not by walking the rules in the order of their positions either).
 RULES = """
 create temporary table if not exists kylo_rules (
-    company_id text, source_norm text, target_sheet text, target_header text, version integer
+    company_id text, source_norm text, target_sheet text, target_header text, version integer,
+    primary key (company_id, source_norm)
 ) on commit delete rows
 """
 LOAD_RULES = """
 insert into kylo_rules
-select distinct on (r.company_id, r.source_norm) r.company_id, r.source_norm, r.target_sheet, r.target_header, r.version
-  from kylo.rules_active r
-  join (select company_id, max(version) as version from kylo.rules_active
-         where company_id = any(%s) group by company_id) newest using (company_id, version)
- order by r.company_id, r.source_norm, r.position desc
+select s.company_id, s.description_norm, r.target_sheet, r.target_header, r.version
+  from (select distinct company_id, description_norm from kylo_slice) s
+  join unnest(%s::text[], %s::integer[]) as in_force(company_id, version) using (company_id)
+  cross join lateral (
+      select target_sheet, target_header, version from kylo.rules_active r
+       where r.company_id = s.company_id and r.version = in_force.version and r.source_norm = s.description_norm
+       order by r.position + 0 desc limit 1) r
 """
+# A transaction that a rule has sorted already, by whatever way, is not sorted twice.
 MATCHED = """
 insert into kylo.sort_queue (company_id, txn_uid, reason, batch_id, target_sheet, target_header, rules_version)
 select distinct on (s.company_id, s.txn_uid) s.company_id, s.txn_uid, 'feed.updated', s.batch::text, r.target_sheet,
        r.target_header, r.version
   from kylo_slice s join kylo_rules r on r.company_id = s.company_id and r.source_norm = s.description_norm
+ where not exists (select from kylo.sort_queue q where q.company_id = s.company_id and q.txn_uid = s.txn_uid)
  order by s.company_id, s.txn_uid, s.batch
 on conflict do nothing
 """
@@ -77,11 +79,9 @@ on conflict (company_id, txn_uid) do update
 """
 COUNTS = """
 select s.batch, s.company_id, count(*) filter (where r.company_id is not null),
-       count(*) filter (where r.company_id is null), coalesce(max(n.version), 0)
+       count(*) filter (where r.company_id is null)
   from kylo_slice s
   left join kylo_rules r on r.company_id = s.company_id and r.source_norm = s.description_norm
-  left join (select company_id, max(version) as version from kylo_rules group by company_id) n
-         on n.company_id = s.company_id
  group by s.batch, s.company_id
 """
 REMEMBER = """
@@ -91,6 +91,10 @@ values (%s, %s, %s, %s, %s, %s) on conflict do nothing
 OPEN_ROWS = """
 select txn_uid::text, seq, occurred_at, description, amount_cents
   from kylo.pending_txns where company_id = %s and status = 'open' order by seq
+"""
+PAGE = """
+select txn_uid::text, seq, occurred_at, description, amount_cents from kylo.pending_txns
+ where company_id = %s and status = 'open' and seq > %s order by seq limit %s
 """
 NEWEST_OPEN = """
 select company_id, max(seq), count(*) from kylo.pending_txns
@@ -132,18 +136,24 @@ class OpenRow(NamedTuple):
 
 
 def triage(tx: psycopg.Connection[Any], rows: Sequence[Staged]) -> list[Triaged]:
-    """Move `rows` into the companies' tables and triage them; a repeat gives equal counts and adds no rows."""
-    companies = sorted({row.company_id for row in rows})
-    tx.execute(LOCK_COMPANIES, (_LOCK_CLASS, companies))
+    """Move `rows` into the companies' tables and triage them; a repeat gives equal counts and adds no rows.
+
+    Raises:
+        Transient: a company's rows are on their way to another database.
+    """
+    versions = company_state.lock(tx, (row.company_id for row in rows))
     tx.execute(STAGE)
     tx.execute(RULES)
     with tx.cursor() as cursor, cursor.copy(COPY_STAGE) as copy:
         for row in rows:
             copy.write_row(row)
-    tx.execute(LOAD_RULES, (companies,))
+    tx.execute(LOAD_RULES, (list(versions), list(versions.values())))
     for statement in (MOVE, MATCHED, UNMATCHED):
         tx.execute(statement)
-    return [Triaged(*row) for row in tx.execute(COUNTS).fetchall()]
+    return [
+        Triaged(batch, company, matched, unmatched, versions[company])
+        for batch, company, matched, unmatched in tx.execute(COUNTS).fetchall()
+    ]
 
 
 def remember_runs(tx: psycopg.Connection[Any], runs: Iterable[tuple[Triaged, UUID]]) -> None:
@@ -156,8 +166,18 @@ def remember_runs(tx: psycopg.Connection[Any], runs: Iterable[tuple[Triaged, UUI
 
 
 def open_rows(tx: psycopg.Connection[Any], company_id: str) -> list[OpenRow]:
-    """The open items of one company."""
+    """The open items of one company.
+
+    Raises:
+        Transient: its rows are moving or have moved to another database.
+    """
+    company_state.require_here(tx, company_id)
     return [OpenRow(*row) for row in tx.execute(OPEN_ROWS, (company_id,)).fetchall()]
+
+
+def page(tx: psycopg.Connection[Any], company_id: str, after: int, limit: int) -> list[OpenRow]:
+    """Open items of one company behind the item `after` (its seq), at most `limit`."""
+    return [OpenRow(*row) for row in tx.execute(PAGE, (company_id, after, limit)).fetchall()]
 
 
 def newest_open(tx: psycopg.Connection[Any], companies: Sequence[str]) -> dict[str, tuple[int, int]]:

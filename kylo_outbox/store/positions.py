@@ -2,13 +2,20 @@
 
 The lock is what fences a zombie: a stalled owner that wakes up waits for the row, finds the newer position and
 changes nothing.
+
+A position is the newest event that was *taken*: applied, set aside as a dead letter, or queued behind one. `applied`
+and `digest` count each taken event once, at that moment. So a repeat of an event that waits is absorbed like a repeat
+of an applied one, no event is both in the queue and still to come, and an event that leaves the queue moves no
+position: its row in the queue (or its dead letter) is what makes its effect happen once. Up to its position, a key's
+events are all accounted for: applied = taken - open and discarded dead letters - waiting.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kylo_outbox.model.delivery import NOWHERE, Delivery, PositionAt, PositionKey
+from kylo_outbox.store.keyholds import HELD, columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,34 +51,47 @@ update kylo.positions p
 """
 
 
-def split(
-    tx: psycopg.Connection[Any], projector: str, deliveries: Sequence[Delivery]
-) -> tuple[list[Delivery], list[Delivery]]:
-    """Lock the positions of all keys and tell (fresh, seen before), both in the order given.
+class Split(NamedTuple):
+    """Deliveries by what is to be done with them, each list in the order given."""
+
+    fresh: list[Delivery]
+    held: list[Delivery]
+    seen: list[Delivery]
+
+    @property
+    def taken(self) -> list[Delivery]:
+        """What moves the positions."""
+        return self.fresh + self.held
+
+
+def split(tx: psycopg.Connection[Any], projector: str, deliveries: Sequence[Delivery]) -> Split:
+    """Lock the positions of all keys, then the holds among them, and tell fresh, held and seen before.
 
     A repeat inside `deliveries` itself counts as seen.
     """
-    keys = sorted({delivery.position_key for delivery in deliveries})
-    stores, topics, names = (list(column) for column in zip(*keys, strict=True))
+    stores, topics, names = columns(delivery.position_key for delivery in deliveries)
+    behind = columns(key for delivery in deliveries if (key := delivery.hold_key))
     with tx.pipeline():
         tx.execute(MAKE, (projector, stores, topics, names))
-        rows = tx.execute(LOCK, (stores, topics, names, projector)).fetchall()
+        locked = tx.execute(LOCK, (stores, topics, names, projector))
+        # A statement of its own: it must see what was committed while the one before waited for its locks.
+        holds = tx.execute(HELD, (*behind, projector, "dead"))
+        rows, held_keys = locked.fetchall(), set(holds.fetchall())
     at: dict[PositionKey, PositionAt] = {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
-    fresh: list[Delivery] = []
-    seen: list[Delivery] = []
+    found = Split([], [], [])
     for delivery in deliveries:
-        if delivery.position > at.get(delivery.position_key, NOWHERE):
-            at[delivery.position_key] = delivery.position
-            fresh.append(delivery)
-        else:
-            seen.append(delivery)
-    return fresh, seen
+        if delivery.position <= at.get(delivery.position_key, NOWHERE):
+            found.seen.append(delivery)
+            continue
+        at[delivery.position_key] = delivery.position
+        (found.held if delivery.hold_key in held_keys else found.fresh).append(delivery)
+    return found
 
 
-def move(tx: psycopg.Connection[Any], projector: str, fresh: Iterable[Delivery], seen: Iterable[Delivery] = ()) -> None:
-    """Write the positions behind `fresh`, with how many, the sum of their ids, and the repeats absorbed."""
+def move(tx: psycopg.Connection[Any], projector: str, taken: Iterable[Delivery], seen: Iterable[Delivery] = ()) -> None:
+    """Write the positions behind `taken`, with how many, the sum of their ids, and the repeats absorbed."""
     moves: dict[PositionKey, list[int]] = {}
-    for delivery in fresh:
+    for delivery in taken:
         generation, number = delivery.position
         entry = moves.setdefault(delivery.position_key, [generation, number, 0, 0, 0])
         entry[:2] = max((entry[0], entry[1]), delivery.position)

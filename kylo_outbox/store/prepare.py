@@ -11,6 +11,7 @@ from alembic.util.exc import CommandError
 
 from kylo_outbox.model.errors import KyloError, Misconfigured, NotReady
 from kylo_outbox.store import companies as table
+from kylo_outbox.store import identity
 from kylo_outbox.store import topics as registry
 from kylo_outbox.store.dsn import resolve
 from kylo_outbox.store.migrate import Tree, Version, migrate, version
@@ -68,6 +69,21 @@ def bring_to(database: Database, tree: Tree, to: str = "head") -> tuple[Version,
         if to == before.at or (to == "head" and before.current):
             return before, before
         return before, migrate(database, tree, to)
+
+
+def make_home(database: Database, declared: Sequence[Topic], company: Company) -> None:
+    """Bring a database to head and make it fit for one company: topics, its views, a store name of its own.
+
+    Raises:
+        Refused: the company's schema is somebody else's.
+        NotReady: PostgreSQL refuses a step, or the database is a copy that has no name of its own.
+        Transient: PostgreSQL is away.
+    """
+    bring_to(database, "store")
+    register(database, declared)
+    make_views(database, company)
+    with database.begin() as connection:
+        identity.require_own(connection)
 
 
 def settle(database: Database, declared: Sequence[Topic], companies: Sequence[Company]) -> dict[str, str]:

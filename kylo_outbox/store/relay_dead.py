@@ -59,6 +59,7 @@ class Buried(NamedTuple):
     topic: str
     key: str
     recorded: bool
+    error_class: str
 
 
 class Policy(NamedTuple):
@@ -111,7 +112,7 @@ def bury(
         where = dead_letter_topic or policy(connection, topic).dead_letter_topic
         # A dead letter topic is its own: its refused records would come back to it for ever.
         recorded = where != topic and _record(connection, row, where, told, error_class, attempts)
-    return Buried(outbox_id, topic, key, recorded)
+    return Buried(outbox_id, topic, key, recorded, error_class)
 
 
 def bury_refused(connection: psycopg.Connection[Any], slots: tuple[int, int]) -> list[Buried]:

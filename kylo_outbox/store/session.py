@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kylo_outbox.store.identity import StoreId
     from kylo_outbox.store.lanes import Cursor, Lane
     from kylo_outbox.store.outbox import Row, Turn
+    from kylo_outbox.store.relay_dead import Buried
 
 
 class LaneSession:
@@ -169,11 +170,11 @@ class LaneSession:
         with self._errors():
             self._ours(held.let_go(self._connection, self._held(), rows))
 
-    def bury_refused(self) -> bool:
-        """Make dead letters of refused events whose topic says so; whether one was."""
+    def bury_refused(self) -> list[Buried]:
+        """Make dead letters of refused events whose topic says so."""
         lane = self._held()
         with self._errors():
-            return bool(relay_dead.bury_refused(self._connection, (lane.slots.first, lane.slots.end)))
+            return relay_dead.bury_refused(self._connection, (lane.slots.first, lane.slots.end))
 
     def awake(self) -> None:
         """Tell writers that they need not ring."""

@@ -9,26 +9,48 @@ from psycopg.errors import UniqueViolation
 from kylo_outbox.model.errors import Transient
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import psycopg
 
-OPEN_CLAIM = """
-select id, ordinal, batch_signature, row_hashes, upto from control.sheet_posts
- where company_id = %s and tab_name = %s and state <> 'posted'
+OPEN_CLAIMS = """
+select id, company_id, tab_name, ordinal, batch_signature, row_hashes, upto, sheet_id, ruleset_version, state
+  from control.sheet_posts where company_id = any(%s) and state <> 'posted'
 """
-NEXT_ORDINAL = "select coalesce(max(ordinal), 0) + 1 from control.sheet_posts where company_id = %s and tab_name = %s"
+NEXT_ORDINALS = """
+select company_id, tab_name, max(ordinal) + 1 from control.sheet_posts
+ where company_id = any(%s) group by company_id, tab_name
+"""
 CLAIM = """
 insert into control.sheet_posts (company_id, tab_name, spreadsheet_id, batch_signature, row_count, ordinal, state,
-                                 row_hashes, upto)
-values (%s, %s, %s, %s, %s, %s, 'sending', %s, %s) returning id
+                                 row_hashes, upto, sheet_id, ruleset_version)
+values (%s, %s, %s, %s, %s, %s, 'sending', %s, %s, %s, %s)
+returning id, company_id, tab_name, ordinal, batch_signature, row_hashes, upto, sheet_id, ruleset_version, state
 """
-CONFIRM = "update control.sheet_posts set state = 'posted', posted_at = now(), row_hashes = null where id = %s"
-UNKNOWN = "update control.sheet_posts set state = 'unknown' where id = %s and state = 'sending'"
-WITHDRAW = "delete from control.sheet_posts where id = %s and state <> 'posted'"
+CONFIRM = """
+update control.sheet_posts set state = 'posted', posted_at = clock_timestamp(), row_hashes = null where id = any(%s)
+"""
+UNKNOWN = "update control.sheet_posts set state = 'unknown' where id = any(%s) and state = 'sending'"
+WITHDRAW = "delete from control.sheet_posts where id = any(%s) and state <> 'posted'"
 UPTO = """
-select company_id, max(upto) from control.sheet_posts
- where state = 'posted' and upto is not null and company_id = any(%s) group by company_id
+select p.company_id, max(p.upto)
+  from control.sheet_posts p left join control.company_config c using (company_id)
+ where p.state = 'posted' and p.upto is not null and p.company_id = any(%s)
+   and p.spreadsheet_id = coalesce(c.spreadsheet_id, p.spreadsheet_id)
+ group by p.company_id
+"""
+COMPLETE = """
+update control.sheet_posts set upto = greatest(upto, %(upto)s)
+ where id = (select max(id) from control.sheet_posts
+              where company_id = %(company)s and tab_name = %(tab)s and state = 'posted' and ruleset_version is null)
+"""
+INCOMPLETE = "update control.sheet_posts set upto = null, ruleset_version = null where company_id = %s"
+POSTED_VERSIONS = """
+select distinct on (p.company_id, p.tab_name) p.company_id, p.tab_name, p.ruleset_version
+  from control.sheet_posts p left join control.company_config c using (company_id)
+ where p.company_id = any(%s) and p.state = 'posted' and p.ruleset_version is not null
+   and p.spreadsheet_id = coalesce(c.spreadsheet_id, p.spreadsheet_id)
+ order by p.company_id, p.tab_name, p.ordinal desc
 """
 
 
@@ -36,22 +58,25 @@ class Claim(NamedTuple):
     """A post that was begun and is not confirmed; `row_hashes` are its rows, in order."""
 
     id: int
+    company_id: str
+    tab: str
     ordinal: int
     signature: str
     row_hashes: list[str]
     upto: int | None
+    sheet_id: int | None
+    version: int | None
+    state: str
 
 
-def open_claim(tx: psycopg.Connection[Any], company_id: str, tab: str) -> Claim | None:
-    """The one unconfirmed post of this tab, if there is one."""
-    row = tx.execute(OPEN_CLAIM, (company_id, tab)).fetchone()
-    return Claim(*row) if row else None
+def open_claims(tx: psycopg.Connection[Any], companies: Sequence[str]) -> list[Claim]:
+    """The unconfirmed posts of these companies, at most one a tab."""
+    return [Claim(*row) for row in tx.execute(OPEN_CLAIMS, (list(companies),)).fetchall()]
 
 
-def next_ordinal(tx: psycopg.Connection[Any], company_id: str, tab: str) -> int:
-    """The number of the next post of this tab."""
-    row: Any = tx.execute(NEXT_ORDINAL, (company_id, tab)).fetchone()
-    return int(row[0])
+def next_ordinals(tx: psycopg.Connection[Any], companies: Sequence[str]) -> dict[tuple[str, str], int]:
+    """The number of the next post by company and tab; 1 where there is none yet."""
+    return {(row[0], row[1]): row[2] for row in tx.execute(NEXT_ORDINALS, (list(companies),)).fetchall()}
 
 
 def claim(
@@ -64,6 +89,8 @@ def claim(
     signature: str,
     row_hashes: Sequence[str],
     upto: int | None,
+    sheet_id: int | None = None,
+    version: int | None = None,
 ) -> Claim:
     """Write down what is about to be sent.
 
@@ -72,27 +99,42 @@ def claim(
     """
     values = (company_id, tab, spreadsheet_id, signature, len(row_hashes), ordinal, list(row_hashes), upto)
     try:
-        row: Any = tx.execute(CLAIM, values).fetchone()
+        row: Any = tx.execute(CLAIM, (*values, sheet_id, version)).fetchone()
     except UniqueViolation:
         raise Transient(f"tab {tab}: another poster is at it") from None
-    return Claim(int(row[0]), ordinal, signature, list(row_hashes), upto)
+    return Claim(*row)
 
 
-def confirm(tx: psycopg.Connection[Any], post: Claim) -> None:
-    """The post is in the tab."""
-    tx.execute(CONFIRM, (post.id,))
+def confirm(tx: psycopg.Connection[Any], posts: Iterable[int]) -> None:
+    """The posts are in their tabs."""
+    tx.execute(CONFIRM, (list(posts),))
 
 
-def mark_unknown(tx: psycopg.Connection[Any], post: Claim) -> None:
-    """Nobody knows whether the post is in the tab; its marker will tell."""
-    tx.execute(UNKNOWN, (post.id,))
+def mark_unknown(tx: psycopg.Connection[Any], posts: Iterable[int]) -> None:
+    """Nobody knows whether the posts are in their tabs; their markers will tell."""
+    tx.execute(UNKNOWN, (list(posts),))
 
 
-def withdraw(tx: psycopg.Connection[Any], post: Claim) -> None:
-    """The post is certainly not in the tab."""
-    tx.execute(WITHDRAW, (post.id,))
+def withdraw(tx: psycopg.Connection[Any], posts: Iterable[int]) -> None:
+    """The posts are certainly not in their tabs."""
+    tx.execute(WITHDRAW, (list(posts),))
 
 
 def complete_upto(tx: psycopg.Connection[Any], companies: Sequence[str]) -> dict[str, int]:
     """Per company: the newest `pending_txns.seq` up to which its tab is complete."""
     return {row[0]: int(row[1]) for row in tx.execute(UPTO, (list(companies),)).fetchall()}
+
+
+def complete(tx: psycopg.Connection[Any], company_id: str, tab: str, upto: int) -> None:
+    """The tab was read and holds every open row up to this one."""
+    tx.execute(COMPLETE, {"company": company_id, "tab": tab, "upto": upto})
+
+
+def forget_progress(tx: psycopg.Connection[Any], company_id: str) -> None:
+    """The company's tabs may lack what was posted before: the next look compares again."""
+    tx.execute(INCOMPLETE, (company_id,))
+
+
+def posted_versions(tx: psycopg.Connection[Any], companies: Sequence[str]) -> dict[tuple[str, str], int]:
+    """By company and tab: the version of the set of rules that was posted last."""
+    return {(row[0], row[1]): row[2] for row in tx.execute(POSTED_VERSIONS, (list(companies),)).fetchall()}

@@ -66,6 +66,8 @@ sheet_posts = sa.Table(
     _at("posted_at", default=False, nullable=True),
     sa.Column("row_hashes", pg.ARRAY(sa.Text)),
     sa.Column("upto", sa.BigInteger, comment="pending_txns.seq up to which the tab is complete after this post."),
+    sa.Column("sheet_id", sa.BigInteger),
+    sa.Column("ruleset_version", sa.Integer),
     sa.UniqueConstraint("company_id", "tab_name", "batch_signature", name="sheet_posts_once"),
     sa.CheckConstraint("state in ('sending', 'unknown', 'posted')"),
     sa.Index(
@@ -73,6 +75,51 @@ sheet_posts = sa.Table(
     ),
     sa.Index("sheet_posts_ordinal", "company_id", "tab_name", "ordinal"),
     schema="control",
+)
+
+sheet_tabs = sa.Table(
+    "sheet_tabs",
+    METADATA,
+    sa.Column("company_id", sa.String(50), primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("spreadsheet_id", sa.String(100), nullable=False),
+    sa.Column("sheet_id", sa.BigInteger, nullable=False),
+    sa.Column("title", sa.String(100), nullable=False),
+    sa.Column(
+        "guards",
+        pg.JSONB,
+        comment="What people had typed in system columns before the system last wrote there by row number; "
+        "put back if lost.",
+    ),
+    _at("seen_at"),
+    sa.CheckConstraint("kind in ('pending', 'active')"),
+    schema="control",
+    comment="The tab of a company by Google's own id: a title may be given to another tab, an id never.",
+)
+
+sheets_aside = sa.Table(
+    "sheets_aside",
+    METADATA,
+    sa.Column("company_id", sa.String(50), primary_key=True),
+    sa.Column("spreadsheet_id", sa.String(100), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("remedy", sa.Text, nullable=False),
+    _at("since"),
+    sa.Column("times", sa.Integer, nullable=False, server_default="1"),
+    schema="control",
+    comment="Companies whose tabs cannot be written until a person acts; others go on. Nothing of theirs is lost.",
+)
+
+sheet_marks = sa.Table(
+    "sheet_marks",
+    METADATA,
+    sa.Column("company_id", sa.String(50), primary_key=True),
+    sa.Column("row_hash", sa.Text, primary_key=True),
+    sa.Column("match_notes", sa.Text, nullable=False, server_default=""),
+    sa.Column("rule_id", sa.Text, nullable=False, server_default=""),
+    sa.Column("processed_at", sa.Text, nullable=False, server_default=""),
+    schema="control",
+    comment="What the system columns of a row of a Pending tab should say about approvals.",
 )
 
 heartbeats = sa.Table(
@@ -136,6 +183,7 @@ lanes = sa.Table(
     _at("moved_at"),
     sa.Column("parent", sa.SmallInteger, sa.ForeignKey("kylo.lanes.lane", ondelete="CASCADE")),
     sa.Column("except_slots", pg.ARRAY(sa.SmallInteger), nullable=False, server_default=sa.text("'{}'::smallint[]")),
+    sa.Column("session", sa.Integer, comment="Process id of the connection that took the lane."),
     schema="kylo",
     comment="The cursor: each event with id <= high_water that snapshot shows is acknowledged. Leased with an epoch.",
 )
@@ -191,12 +239,23 @@ dead_letters = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     _at("at"),
     _at("settled_at", default=False, nullable=True),
+    _at("created_at", default=False, nullable=True),
+    sa.Column("policy", sa.Text, nullable=False, server_default="skip"),
+    sa.Column("outcome", sa.Text),
+    _at("retry_at", default=False, nullable=True),
+    sa.Column(
+        "releases", sa.Integer, nullable=False, server_default="0", comment="How often it was tried again in vain."
+    ),
+    sa.Column(
+        "original", sa.LargeBinary, comment="The payload as it came, where an operator put another in its place."
+    ),
     sa.UniqueConstraint(
         *("stage", "topic", "store_id", "generation", "outbox_id", "partition_number", "partition_offset"),
         name="dead_letters_stage_topic_store_id_generation_outbox_id_part_key",
         postgresql_nulls_not_distinct=True,
     ),
     sa.Index("dead_letters_open", "at", postgresql_where=sa.text("settled_at is null")),
+    sa.Index("dead_letters_retry", "stage", postgresql_where=sa.text("retry_at is not null")),
     schema="kylo",
     comment="Records that no attempt can apply, with their bytes, coordinates and reason.",
 )

@@ -50,6 +50,12 @@ CONSUMER_RECORDS = _counter(
 )
 PROJECTOR_APPLY = _delay("projector_apply_seconds", "One batch: effect, position and what it emits.", "projector")
 PROJECTOR_DELAY = _delay("projector_delay_seconds", "From emit to applied.", "projector")
+PROJECTOR_CIRCUIT = Gauge(
+    "kylo_projector_circuit_open", "1 where most of what arrives fails.", ("projector",), registry=REGISTRY
+)
+CONSUMER_LOST = _counter(
+    "consumer_lost_records_total", "Records that left the log before they were read.", "projector", "topic"
+)
 DLQ_MESSAGES_TOTAL = _counter("dlq_messages_total", "Records set aside as dead letters.", "reason")
 INGEST_REFUSED = _counter("ingest_refused_total", "Requests that were refused for the time being.", "reason")
 TRIAGE_TRANSACTIONS = _counter("triage_transactions_total", "Transactions triaged.", "outcome")

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from kylo_outbox.model.bodies import BrokenBody, UnknownFormat
-from kylo_outbox.model.errors import Conflict, KyloError, NotReady, Overloaded, Refused, Transient
+from kylo_outbox.model.errors import Conflict, KyloError, NotFound, NotReady, Overloaded, Refused, Transient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +25,17 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER = "2"
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {MEDIA_TYPE: {}}}
+    for status, text in {
+        400: "The body cannot be read",
+        404: "There is no such company",
+        409: "It contradicts what is stored",
+        422: "Every fault with its path",
+        503: "A database is away, or the company is being moved; Retry-After",
+    }.items()
+}
+"""What routes without refusals of their own may answer, for the description of the API."""
 
 
 class Denied(KyloError):  # noqa: N818 - the HTTP answer to it, 401 or 403, says which
@@ -75,6 +86,8 @@ def of_error(error: KyloError) -> Response:
             answer = problem(415, str(error))
         case Conflict():
             answer = problem(409, "It contradicts what is stored; nothing was stored.", errors=error.faults)
+        case NotFound():
+            answer = problem(404, "There is no such thing here.", errors=error.faults)
         case Refused():
             answer = problem(422, "It is not acceptable; nothing was stored.", errors=error.faults)
         case Overloaded():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tenacity import Retrying, retry_if_exception_type, wait_exponential
 
+from kylo_outbox.flows.rules import Rules
 from kylo_outbox.kafka.client import KafkaAddress
 from kylo_outbox.model.errors import Misconfigured, NotReady, Transient
 from kylo_outbox.model.topics import declared
@@ -17,6 +18,7 @@ from kylo_outbox.store import heartbeats, migrate
 from kylo_outbox.store.directory import Directory
 from kylo_outbox.store.dsn import resolve
 from kylo_outbox.store.engine import Database
+from kylo_outbox.store.isolation import require_unbound
 from kylo_outbox.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -83,6 +85,12 @@ def kafka_address(settings: Settings) -> KafkaAddress:
     )
 
 
+def rules_of(parts: Parts) -> Rules:
+    """What people do with rules, on these stores."""
+    directory = parts.directory
+    return Rules(parts.control, parts.settings.topic_promote, directory.company, directory.database_of)
+
+
 def require_schema(parts: Parts) -> None:
     """Refuse to start on a schema that is not this release's.
 
@@ -91,6 +99,8 @@ def require_schema(parts: Parts) -> None:
     """
     migrate.require_head(parts.control, "store")
     migrate.require_head(parts.control, "control")
+    with parts.control.begin() as connection:
+        require_unbound(connection)
 
 
 def require_topics(settings: Settings, contact: BrokerContact, topics: Sequence[str]) -> None:

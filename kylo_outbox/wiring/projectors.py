@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.flows.post_sheet import AnnounceUnposted, PostSheet
-from kylo_outbox.flows.project import Project, Projection
+from kylo_outbox.flows.project import Aside, Deaths, Gaps, Project, Projection
+from kylo_outbox.flows.promote import Promote
 from kylo_outbox.flows.triage import Triage
 from kylo_outbox.kafka.consumer import Subscription
 from kylo_outbox.kafka.contact import BrokerContact
@@ -17,21 +18,24 @@ from kylo_outbox.model import topics as declared
 from kylo_outbox.model.errors import Misconfigured
 from kylo_outbox.model.projector import Projector
 from kylo_outbox.runtime.schedule import Schedule
-from kylo_outbox.sheets.gateway import GoogleSheets
-from kylo_outbox.store import intake
-from kylo_outbox.telemetry import metrics
+from kylo_outbox.store import intake, notices
+from kylo_outbox.store.deliveries import stored_delivery
+from kylo_outbox.store.identity import require_own
+from kylo_outbox.store.outbox import stored_rows
+from kylo_outbox.wiring import sheets
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema, require_topics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
 
     from kylo_outbox.model.delivery import Delivery
+    from kylo_outbox.model.topics import OnPoison
     from kylo_outbox.runtime.loop import Worker
     from kylo_outbox.runtime.stop import Stop
     from kylo_outbox.settings import Settings
     from kylo_outbox.store.engine import Database
 
-NAMES = ("txns", "sheets")
+NAMES = ("txns", "promote", "sheets")
 
 
 def named(parts: Parts, name: str) -> Projector:
@@ -42,6 +46,9 @@ def named(parts: Parts, name: str) -> Projector:
     """
     if name == Triage.name:
         return _triage(parts)
+    if name == Promote.name:
+        settings = parts.settings
+        return Promote(topic=settings.topic_promote, group=settings.group_promote, is_known=parts.directory.is_known)
     if name == PostSheet.name:
         return _post_sheet(parts)
     if ":" in name:
@@ -51,23 +58,65 @@ def named(parts: Parts, name: str) -> Projector:
 
 def projection(parts: Parts, projector: Projector) -> Projection:
     """What applies deliveries to `projector`, each in the database where its effect lives."""
+    of_company = projector.store == "company"
+    skipped = {topic.name for topic in _declared(parts.settings) if topic.on_poison == "skip"}
 
     def database_of(delivery: Delivery) -> Database:
-        company_store = projector.store == "company"
-        return parts.directory.database_of(delivery.event.key) if company_store else parts.control
+        return parts.directory.database_of(delivery.event.key) if of_company else parts.control
 
-    return Projection(projector, database_of, declared.dead_letter_name)
+    def databases() -> list[Database]:
+        if not of_company:
+            return [parts.control]
+        return [store.database for store in parts.directory.stores() if not store.problem]
+
+    def on_poison(topic: str) -> OnPoison:
+        # Whoever says skip, the projector or the topic, means that nobody needs to wait.
+        return "skip" if topic in skipped else projector.on_poison
+
+    return Projection(
+        projector,
+        database_of,
+        declared.dead_letter_name,
+        on_poison=on_poison,
+        databases=databases,
+        aside=Aside(parts.control, projector.name) if of_company else None,
+        notices=partial(_notice, parts, projector.name),
+    )
+
+
+def _notice(parts: Parts, projector: str, kind: str, subject: str, text: str | None) -> bool:
+    with parts.control.transaction() as tx:
+        if text is None:
+            notices.end(tx, projector, kind, subject)
+            return False
+        return notices.tell(tx, projector, kind, subject, text)
+
+
+def stored_events(parts: Parts, topic: str) -> Iterator[list[Delivery]]:
+    """What the outboxes of all stores that can be reached still have of a topic, store by store in order."""
+    for store in parts.directory.stores():
+        if store.problem:
+            continue
+        with store.database.begin() as connection:
+            own = require_own(connection)
+        for rows in stored_rows(store.database, [topic]):
+            yield [stored_delivery(row, own.store_id) for row in rows]
+
+
+def _declared(settings: Settings) -> tuple[declared.Topic, ...]:
+    return declared.declared(settings.topic_txns, settings.topic_promote)
 
 
 def kylo_topics(settings: Settings) -> tuple[str, ...]:
     """Topics whose keys are companies: the ones that the direct path may serve."""
-    return tuple(topic.name for topic in declared.declared(settings.topic_txns, settings.topic_promote))
+    return tuple(topic.name for topic in _declared(settings))
 
 
 def groups(settings: Settings) -> dict[str, tuple[str, ...]]:
     """Topics by consumer group, of the product's own projectors."""
     return {
         settings.group_txns: (settings.topic_txns,),
+        settings.group_promote: (settings.topic_promote,),
         PostSheet.name: (declared.PENDING_READY, declared.TABS_CHANGED),
     }
 
@@ -80,6 +129,7 @@ class ProjectorProcess:
         self._projectors = [named(parts, name) for name in names]
         self._contact = BrokerContact(kafka_address(parts.settings))
         self._workers: dict[str, Project] = {}
+        self._gaps: dict[str, Gaps] = {}
 
     def check(self) -> None:
         """Refuse to start without schema, broker and topics."""
@@ -96,7 +146,7 @@ class ProjectorProcess:
             schedule.keep_running(f"project {projector.name}", partial(self._worker, projector))
         schedule.every(1.0, "heartbeat", heart.beat)
         if self._parts.settings.sheets_post and any(isinstance(each, PostSheet) for each in self._projectors):
-            schedule.every(3600.0, "unposted tabs", announce_unposted(self._parts).run_once)
+            schedule.every(600.0, "unposted tabs", announce_unposted(self._parts).run_once)
         schedule.start()
         stop.wait()
         schedule.stop()
@@ -105,11 +155,29 @@ class ProjectorProcess:
         source = Subscription(
             kafka_address(self._parts.settings), projector.group or projector.name, list(projector.topics)
         )
-        worker = self._workers[projector.name] = Project(projection(self._parts, projector), source)
+        deaths = Deaths(self._parts.control, projector.name)
+        gaps = self._gaps[projector.name] = self._watch(projector)
+        worker = Project(projection(self._parts, projector), source, deaths=deaths, gaps=gaps)
+        self._workers[projector.name] = worker
         return worker
 
+    def _watch(self, projector: Projector) -> Gaps:
+        control, name = self._parts.control, projector.name
+        with control.transaction() as tx:
+            before = notices.first_partitions(tx, name, self._contact.partitions(projector.topics))
+
+        def learn(topic: str, partitions: int) -> None:
+            with control.transaction() as tx:
+                notices.set_partitions(tx, name, topic, partitions)
+
+        tell = partial(_notice, self._parts, name)
+        return Gaps(name, before, partial(stored_events, self._parts), tell, learn)
+
     def _state(self) -> dict[str, Any]:
-        return {"settled": {name: worker.settled for name, worker in self._workers.items()}}
+        return {
+            "settled": {name: worker.settled for name, worker in self._workers.items()},
+            "gaps": [text for gaps in self._gaps.values() for text in gaps.noticed],
+        }
 
 
 def announce_unposted(parts: Parts) -> AnnounceUnposted:
@@ -140,16 +208,9 @@ def _triage(parts: Parts) -> Triage:
 def _post_sheet(parts: Parts) -> PostSheet:
     return PostSheet(
         topics=(declared.PENDING_READY, declared.TABS_CHANGED),
-        control=parts.control,
-        store_of=parts.directory.database_of,
         company_of=parts.directory.company,
-        gateway=_gateway(parts.settings) if parts.settings.sheets_post else None,
+        posting=sheets.posting(parts) if parts.settings.sheets_post else None,
     )
-
-
-def _gateway(settings: Settings) -> GoogleSheets:
-    count: Callable[[str, str], None] = lambda kind, code: metrics.SHEETS_REQUESTS.labels(kind, code).inc()  # noqa: E731
-    return GoogleSheets(settings.sheets_endpoint, settings.google_credentials, on_request=count)
 
 
 def _own(name: str) -> Projector:

@@ -88,6 +88,8 @@ class RelayProcess:
         schedule.every(0.2, "delayed events", delayed.run_once)
         schedule.every(60.0, "housekeeping", upkeep.run_once)
         schedule.every(10.0, "witnesses", self._witnesses.run_once)
+        for each in self._projections:
+            schedule.every(1.0, f"released keys of {each.projector.name}", each.tend)
         if self._contact is not None:
             schedule.every(3.0, "broker contact", self._contact.ask)
         if self._address is not None:

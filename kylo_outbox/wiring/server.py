@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kylo_outbox.flows.companies import Companies
 from kylo_outbox.flows.ingest import Ingest
 from kylo_outbox.flows.overview import Overview
 from kylo_outbox.flows.trace import Trace
+from kylo_outbox.model.topics import declared
 from kylo_outbox.store.backpressure import Backpressure
-from kylo_outbox.web import server
+from kylo_outbox.web import companies, server
+from kylo_outbox.web import rules as web_rules
 from kylo_outbox.web.app import Access, Collaborators, build_app
-from kylo_outbox.wiring.parts import Parts, require_schema
+from kylo_outbox.wiring.parts import Parts, require_schema, rules_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -41,6 +44,7 @@ class ServerProcess:
         parts, settings = self._parts, self._parts.settings
         limit = settings.backpressure_age
         backpressure = Backpressure(parts.control, settings.topic_txns, limit) if limit else None
+        rules = rules_of(parts)
         return build_app(
             Collaborators(
                 ingest=Ingest(parts.control, settings.topic_txns, backpressure),
@@ -48,8 +52,14 @@ class ServerProcess:
                 overview=overview,
                 checks={"schema": lambda: require_schema(parts)},
             ),
-            Access(host=self._host, tokens=settings.api_tokens, webhook_secrets=settings.webhook_secrets),
+            routers=[companies.routes(self._companies(), rules), web_rules.routes(rules)],
+            access=Access(host=self._host, tokens=settings.api_tokens, webhook_secrets=settings.webhook_secrets),
         )
+
+    def _companies(self) -> Companies:
+        settings = self._parts.settings
+        topics = declared(settings.topic_txns, settings.topic_promote)
+        return Companies(self._parts.control, settings.environ, topics)
 
     def _stores(self) -> list[Database]:
         return [store.database for store in self._parts.directory.stores()]

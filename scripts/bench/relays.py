@@ -38,6 +38,24 @@ select count(*) filter (where holder is not null and lease_until > clock_timesta
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """CPU seconds of the relay, of the PostgreSQL processes that serve it, and of the broker."""
+
+    relay: float
+    database: float
+    broker: float
+
+    def since(self, former: Spent) -> Spent:
+        """What was added."""
+        return Spent(self.relay - former.relay, self.database - former.database, self.broker - former.broker)
+
+    @property
+    def total(self) -> float:
+        """All three."""
+        return self.relay + self.database + self.broker
+
+
 @dataclass(slots=True)
 class Relay:
     """One running relay process."""
@@ -45,10 +63,16 @@ class Relay:
     process: subprocess.Popen[str]
     database: Database
     log: Path
+    broker: psutil.Process | None
     watched: psutil.Process = field(init=False)
 
     def __post_init__(self) -> None:
         self.watched = psutil.Process(self.process.pid)
+
+    def spent(self) -> Spent:
+        """CPU seconds so far of everyone who works on a drain."""
+        broker = cpu_seconds(self.broker) if self.broker is not None else 0.0
+        return Spent(self.cpu(), self.database_cpu(), broker)
 
     def cpu(self) -> float:
         """CPU seconds of the process so far."""
@@ -85,12 +109,11 @@ class Relay:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """One drain: how many rows in how many seconds, and the CPU seconds of relay and database meanwhile."""
+    """One drain: how many rows in how many seconds, and the CPU seconds of everyone meanwhile."""
 
     rows: int
     seconds: float
-    relay_cpu: float
-    database_cpu: float
+    cpu: Spent
 
     @property
     def rate(self) -> float:
@@ -118,7 +141,8 @@ def running(stage: Stage, database: Database, *, brokers: str = "", acks: Path |
     with log.open("a") as out:
         process = subprocess.Popen(argv, cwd=ROOT, env=env, text=True, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
     try:
-        yield Relay(process, database, log)
+        broker = stage.kafka.handle()
+        yield Relay(process, database, log, broker.process() if broker else None)
     finally:
         end(process)
 
@@ -144,12 +168,12 @@ def drain(relay: Relay, count: int, *, begun: int | None = None, seconds: float 
             return now
 
         first = wait_for(begun + 1)
-        cpu, database_cpu = relay.cpu(), relay.database_cpu()
+        cpu = relay.spent()
         last = wait_for(begun + count)
-        cpu, database_cpu = relay.cpu() - cpu, relay.database_cpu() - database_cpu
+        cpu = relay.spent().since(cpu)
     if last.at <= first.at:
         raise BenchFailed(f"{count} rows are too few to measure: give a larger --scale")
-    return Drained(last.acknowledged - first.acknowledged, last.at - first.at, cpu, database_cpu)
+    return Drained(last.acknowledged - first.acknowledged, last.at - first.at, cpu)
 
 
 def drain_backlog(stage: Stage, database: Database, topic: str, count: int, *, brokers: str = "") -> Drained:

@@ -17,13 +17,16 @@ from googleapiclient.errors import HttpError
 from kylo_outbox.model.errors import Misconfigured, Poison, Transient, UnknownOutcome
 from kylo_outbox.model.tabs import PENDING_COLUMNS, PendingRow
 from kylo_outbox.sheets import errors
-from kylo_outbox.sheets.gateway import GoogleSheets, quoted
-from kylo_outbox.sheets.planner import PostPlan, plan_pending
+from kylo_outbox.sheets.gateway import GoogleSheets
+from kylo_outbox.sheets.planner import plan_pending
+from kylo_outbox.sheets.reading import quoted
 from kylo_outbox.sheets.standin.background import running
 from kylo_outbox.sheets.transport import OnceHttp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from kylo_outbox.sheets.plan import PostPlan
 
 BOOK = "book-1"
 TITLE = "710 Pending"

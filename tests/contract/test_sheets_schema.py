@@ -36,6 +36,9 @@ ALL_KINDS: list[dict[str, Any]] = [
     {"autoResizeDimensions": {"dimensions": LINE}},
     {"appendDimension": {"sheetId": 0, "dimension": "COLUMNS", "length": 1}},
     {"insertDimension": {"range": LINE}},
+    {"moveDimension": {"source": LINE, "destinationIndex": 3}},
+    {"sortRange": {"range": AREA, "sortSpecs": [{"dimensionIndex": 0, "sortOrder": "ASCENDING"}]}},
+    {"duplicateSheet": {"sourceSheetId": 0, "newSheetId": 6, "newSheetName": "Twin"}},
     {
         "createDeveloperMetadata": {
             "developerMetadata": {
@@ -113,6 +116,10 @@ def test_every_answer_is_what_the_document_promises(url):
         "sheets.spreadsheets.get": ("v4/spreadsheets/b?includeGridData=true", None),
         "sheets.spreadsheets.values.get": ("v4/spreadsheets/b/values/Sheet1!A:B", None),
         "sheets.spreadsheets.values.batchGet": ("v4/spreadsheets/b/values:batchGet?ranges=A:A&ranges=U", None),
+        "sheets.spreadsheets.values.batchGetByDataFilter": (
+            "v4/spreadsheets/b/values:batchGetByDataFilter",
+            {"dataFilters": [{"gridRange": {"sheetId": 0, "endRowIndex": 2}}], "majorDimension": "ROWS"},
+        ),
         "sheets.spreadsheets.developerMetadata.get": ("v4/spreadsheets/b/developerMetadata/4", None),
         "sheets.spreadsheets.developerMetadata.search": (
             "v4/spreadsheets/b/developerMetadata:search",

@@ -49,7 +49,8 @@ def make_topic(bootstrap: str, name: str = "", partitions: int = 4, config: dict
 
 def delete_topic(bootstrap: str, name: str) -> None:
     """Delete a topic and wait until it is gone."""
-    [future] = AdminClient({"bootstrap.servers": bootstrap}).delete_topics([name]).values()
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    [future] = admin.delete_topics([name]).values()
     future.result(20)
 
 

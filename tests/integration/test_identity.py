@@ -69,10 +69,11 @@ def test_renamed_copy_publishes_nothing_of_its_origin(control_db):
     relay_once(control_db.dsn)
     with control_db.begin() as connection:
         emit(connection, "c", "d")
+        connection.execute(sa.text("select kylo.emit('t', 'e', 'x', '{}', available_at => now())"))
         pretend_copy(connection)
         before = identity.identity(connection).store
     with control_db.begin() as connection:
-        assert identity.waiting(connection) == 2
+        assert identity.waiting(connection) == 3
         after = identity.rename(connection)
         assert after.store_id != before.store_id
         assert after.generation == 1

@@ -57,9 +57,9 @@ def applied(database, records):
         for generation, number, n in records
     }
     with database.transaction() as tx:
-        fresh, seen = positions.split(tx, "p", list(deliveries.values()))
-        positions.move(tx, "p", fresh, seen)
-    return [n for n, delivery in deliveries.items() if delivery in fresh]
+        split = positions.split(tx, "p", list(deliveries.values()))
+        positions.move(tx, "p", split.fresh, split.seen)
+    return [n for n, delivery in deliveries.items() if delivery in split.fresh]
 
 
 def test_a_promoted_standby_goes_on_as_a_new_generation(folder, control_db, caplog):
@@ -136,6 +136,8 @@ def test_a_backup_that_is_recovered_goes_on_as_a_new_generation(folder, control_
     found = relay_once(after)
     assert [(generation, n) for generation, _, n in found] == [(1, 3), (2, "new")]
     assert applied(control_db, found) == ["new"]
+    with closing(connect(after, "test")) as connection:
+        assert connection.execute("select generation, timeline from kylo.store").fetchone() == (2, 2)
 
 
 def test_a_dump_restored_elsewhere_is_refused_until_adopted(folder, postgres_server, control_db):

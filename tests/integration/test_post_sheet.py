@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from kylo_outbox import Event, Transient
-from kylo_outbox.flows.post_sheet import AnnounceUnposted, PostSheet
+from kylo_outbox.flows.post_sheet import AnnounceUnposted, Posting, PostSheet
 from kylo_outbox.model.companies import new_company
 from kylo_outbox.model.errors import UnknownOutcome
 from kylo_outbox.sheets.gateway import GoogleSheets
@@ -35,10 +35,10 @@ def poster(control_db, standin):
     company = new_company("710", BOOK)
     yield PostSheet(
         topics=("pending.ready",),
-        control=control_db,
-        store_of=lambda _company: control_db,
         company_of=lambda company_id: company if company_id == "710" else None,
-        gateway=gateway,
+        posting=Posting(
+            control=control_db, store_of=lambda _company: control_db, gateway=gateway, pause=lambda _seconds: None
+        ),
     )
     gateway.close()
 
@@ -127,7 +127,7 @@ def test_a_poster_killed_between_call_and_confirmation_does_not_post_twice(contr
 
     add_open(control_db, 3)
     with monkeypatch.context() as killed:
-        killed.setattr(poster, "_confirm", die)
+        killed.setattr(poster._posting._sender, "_confirm", die)
         with pytest.raises(KilledError):
             poster.perform([ready()])
     assert posts(control_db) == [("sending", 3)]
@@ -147,7 +147,7 @@ def test_a_poster_killed_before_the_call_posts_afterwards(control_db, poster, st
 
     add_open(control_db, 3)
     with monkeypatch.context() as killed:
-        killed.setattr(poster._gateway, "batch_update", die)
+        killed.setattr(poster._posting.looker.gateway, "batch_update", die)
         with pytest.raises(KilledError):
             poster.perform([ready()])
     add_open(control_db, 1)
@@ -167,9 +167,7 @@ def test_two_posters_of_one_tab_do_not_interleave(control_db, poster):
 
 def test_shadow_mode_calls_nobody_and_records_nothing(control_db, standin):
     """Without a gateway nothing is posted; afterwards the unposted tabs are announced on the road."""
-    shadow = PostSheet(
-        topics=(), control=control_db, store_of=lambda _c: control_db, company_of=lambda _c: None, gateway=None
-    )
+    shadow = PostSheet(topics=(), company_of=lambda _company: None, posting=None)
     add_open(control_db, 2)
     shadow.perform([ready()])
     assert posts(control_db) == []

@@ -14,13 +14,10 @@ from kylo_outbox import Event, Transient, emit, emit_many
 from kylo_outbox.flows.project import Project, Projection
 from kylo_outbox.kafka.consumer import Subscription
 from kylo_outbox.model.delivery import from_record
-from kylo_outbox.model.events import Origin
 from kylo_outbox.model.projector import EffectProjector
 from kylo_outbox.model.topics import dead_letter_name
 from tests.helpers.broker import make_topic, read_all
-from tests.helpers.projectors import TABLE, Collects
-
-STORE = "aaaabbbbcccc"
+from tests.helpers.projectors import TABLE, Collects, delivery
 
 
 @pytest.fixture
@@ -40,20 +37,6 @@ def applied(control_db):
 def projection(control_db, applied):
     """A projection of `Collects` on the test's database."""
     return Projection(Collects("t"), lambda _delivery: control_db, dead_letter_name)
-
-
-def delivery(number, key="k", payload=b"{}", *, store=STORE, generation=1, offset=None):
-    """A record as the broker would give it."""
-    origin = Origin(store, generation, number, uuid4(), "T")
-    return from_record(
-        topic="t",
-        partition=0,
-        offset=number if offset is None else offset,
-        key=key.encode(),
-        value=payload,
-        headers=[("kylo", origin.header())],
-        at=None,
-    )
 
 
 def position(database, key="k"):
@@ -128,7 +111,8 @@ def test_ids_of_another_store_or_generation_are_no_repeats(projection, applied):
 
 
 def test_one_poison_record_is_found_and_buried(control_db, projection, applied):
-    """One bad record of 100 is a dead letter with its bytes and reason; 99 are applied in order."""
+    """One bad record of 100 is a dead letter with its bytes and reason; with `skip`, 99 are applied in order."""
+    projection.projector.on_poison = "skip"
     batch = [delivery(n, f"k{n % 5}", b'{"poison": true}' if n == 42 else b"{}") for n in range(1, 101)]
     projection.handle(batch)
     assert sorted(number for _, number in applied()) == [n for n in range(1, 101) if n != 42]
@@ -163,6 +147,7 @@ STRANGE: list[dict[str, Any]] = [
 
 def test_strange_records_never_block_the_partition(control_db, projection, applied):
     """Random bytes, missing parts and broken headers are applied or buried with a reason, whoever wrote them."""
+    projection.projector.on_poison = "skip"
     numbers = itertools.count()
     plain: dict[str, Any] = {"topic": "t", "partition": 3, "key": b"k", "value": b"{}", "headers": [], "at": None}
     batch = [from_record(**{**plain, **strange, "offset": next(numbers)}) for strange in STRANGE]

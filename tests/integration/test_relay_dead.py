@@ -43,7 +43,7 @@ def test_a_refused_event_becomes_a_dead_letter_and_its_key_goes_on(session):
     """The row, the record and the release of the next event are one step; the second call changes nothing."""
     refuse(session, "t")
     buried = bury(session, 1, reason="MSG_SIZE_TOO_LARGE: too large", error_class="MSG_SIZE_TOO_LARGE")
-    assert buried == (1, "t", "k", True)
+    assert buried == (1, "t", "k", True, "MSG_SIZE_TOO_LARGE")
     assert bury(session, 1, reason="again", error_class="X") is None
     letters = session.execute(
         "select stage, topic, key, outbox_id, convert_from(payload, 'UTF8'), reason, error_class from kylo.dead_letters"

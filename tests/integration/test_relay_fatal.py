@@ -9,12 +9,13 @@ import pytest
 
 from kylo_outbox import emit
 from kylo_outbox.kafka.client import KafkaAddress
-from kylo_outbox.kafka.producer import Publisher
+from kylo_outbox.kafka.producer import Publisher, Ticket
 from kylo_outbox.runtime.loop import Pulse, run
 from kylo_outbox.runtime.stop import Stop
+from tests.helpers.broker import outbox_rows
 from tests.helpers.mock_broker import PRODUCE, MockBroker
 
-OUT_OF_ORDER = 45
+TOO_LARGE, OUT_OF_ORDER = 10, 45
 
 
 class _Timed(Publisher):
@@ -50,8 +51,8 @@ def test_a_broken_client_is_built_anew_within_a_second_and_the_relay_goes_on(con
     """Three fatal errors under callbacks: the loop lives, each time a new client stands within a second."""
     made: list[_Timed] = []
 
-    def open_publisher(store_id, generation):
-        made.append(_Timed(KafkaAddress(mock.bootstrap), store_id, generation))
+    def open_publisher(store_id):
+        made.append(_Timed(KafkaAddress(mock.bootstrap), store_id))
         return made[-1]
 
     relay, stop = make_relay(open_publisher=open_publisher), Stop()
@@ -72,6 +73,23 @@ def test_a_broken_client_is_built_anew_within_a_second_and_the_relay_goes_on(con
     assert len(made[0].rebuilt_after) == 3
     assert min(made[0].rebuilt_after) < 1.0
     assert relay.state.held_keys == set()
+
+
+def test_a_client_that_breaks_while_rows_are_handed_over_says_why(mock):
+    """Later rows meet a broken client: they are not blamed, and the refusal that broke it is still known."""
+    publisher = Publisher(KafkaAddress(mock.bootstrap), "s")
+    mock.fail(PRODUCE, TOO_LARGE)
+    tickets: list[Ticket] = []
+    until = time.monotonic() + 60
+    while publisher.fatal is None:
+        assert time.monotonic() < until
+        tickets.append(publisher.send(outbox_rows("t", [b"k"], start=len(tickets) + 1)))
+    assert publisher.fatal.code == "_GAPLESS_GUARANTEE"
+    first = next(ticket for ticket in tickets if not ticket.done)
+    assert first.refuses_record(publisher.fatal)
+    assert first.refused_for_size(publisher.fatal)
+    assert {ticket.failure.name() for ticket in tickets if ticket.failure} <= {"MSG_SIZE_TOO_LARGE"}
+    publisher.close()
 
 
 def wait(holds, worker):

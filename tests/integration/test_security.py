@@ -77,7 +77,7 @@ def ways(broker):
 def test_every_client_of_ours_works_through(ways, way):
     """Topics are applied, records published with and without fencing, consumed, looked at, and their lag is told."""
     address, topic = ways[way], f"t-{uuid.uuid4().hex[:10]}"
-    [change] = Topics(address).apply([Topic(topic, partitions=2, retention_ms=DAY_MS)])
+    [change] = Topics(address, 60).apply([Topic(topic, partitions=2, retention_ms=DAY_MS)])
     assert change.what == "topic"
     contact = BrokerContact(address)
     assert contact.ask(20)
@@ -245,7 +245,7 @@ def test_commands_end_with_that_line_alone(broker, ways, control_db, case):
 def test_a_login_that_is_refused_later_is_waited_out(broker, ways, control_db, make_relay):
     """The password is changed at the broker while the relay runs: nothing is lost or held, it goes on by itself."""
     address, topic = ways["SCRAM-SHA-256"], f"t-{uuid.uuid4().hex[:10]}"
-    Topics(address).apply([Topic(topic, partitions=2, retention_ms=DAY_MS)])
+    Topics(address, 60).apply([Topic(topic, partitions=2, retention_ms=DAY_MS)])
     relay, stop = make_relay(open_publisher=lambda store: Publisher(address, store)), Stop()
     worker = threading.Thread(target=run, args=(relay, stop, Pulse()))
     worker.start()
@@ -274,7 +274,7 @@ def test_a_topic_that_may_not_be_written_holds_its_own_keys(broker, ways, contro
     """An ACL of the broker forbids one topic: its events are held with that reason, the others arrive."""
     forbidden, allowed = f"t-{uuid.uuid4().hex[:10]}", f"t-{uuid.uuid4().hex[:10]}"
     address = ways["SCRAM-SHA-512"]
-    Topics(address).apply([Topic(name, partitions=2, retention_ms=DAY_MS) for name in (forbidden, allowed)])
+    Topics(address, 60).apply([Topic(name, partitions=2, retention_ms=DAY_MS) for name in (forbidden, allowed)])
     broker.forbid_writing(forbidden)
     relay = make_relay(open_publisher=lambda store: Publisher(address, store))
     for topic in (forbidden, allowed, forbidden, allowed):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
@@ -23,7 +22,7 @@ class Session:
         """Lengthens the lease."""
         self.lengthened.append(self._clock[0])
 
-    def advance(self, part, _cursor, _count):
+    def advance(self, part, *_progress):
         """Stores a cursor, and lengthens the lease of that row."""
         if part == 0:
             self.lengthened.append(self._clock[0])
@@ -40,12 +39,11 @@ def test_the_lease_is_lengthened_whoever_is_busy(monkeypatch, busy):
         open_session=lambda: pytest.fail("not needed"),
         open_publisher=lambda _store: pytest.fail("not needed"),
     )
-    session: Any = Session(clock)
-    relay._tracks = [Track(0), Track(1)]
+    session, relay._tracks = Session(clock), [Track(0), Track(1)]
     while clock[0] < 110.0:
         for number in busy:
             relay._tracks[number].ready = (Cursor(1, "3:3:"), 5)
-        relay._store_cursors(session)
+        relay._store_cursors(session)  # type: ignore[arg-type]
         clock[0] += 0.01
     times = session.lengthened
     assert max(later - earlier for earlier, later in pairwise(times)) < 0.5

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kylo_outbox.model.tabs import PENDING_COLUMNS, PendingRow
-from kylo_outbox.sheets import marking, planner
+from kylo_outbox.sheets import cells, marking
 from kylo_outbox.sheets.errors import TabProblem
-from kylo_outbox.sheets.planner import PostPlan, plan_pending
+from kylo_outbox.sheets.planner import plan_pending
 from kylo_outbox.sheets.standin import schema
 from kylo_outbox.sheets.tab import Marker, Protection, TabContents, TabInfo
+
+if TYPE_CHECKING:
+    from kylo_outbox.sheets.plan import PostPlan
 
 TITLE = "710 Pending"
 SHAPED = TabInfo(
@@ -201,7 +204,7 @@ def test_a_tab_needs_its_contents():
 
 def test_cells_become_typed_values():
     """Each kind of cell has its own typed value; empty cells are empty."""
-    assert planner.row_data((None, "", "x", True, 2.5))["values"] == [
+    assert cells.row_data((None, "", "x", True, 2.5))["values"] == [
         {},
         {},
         {"userEnteredValue": {"stringValue": "x"}},

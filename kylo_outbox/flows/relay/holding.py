@@ -12,7 +12,9 @@ import time
 from typing import TYPE_CHECKING, TypeAlias
 
 from kylo_outbox.flows.relay.caution import Caution
+from kylo_outbox.flows.relay.track import count_published
 from kylo_outbox.kafka.producer import names_missing_topic
+from kylo_outbox.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -131,18 +133,23 @@ class Holding:
             self.alone = False
         self._tried_at = 0.0
 
+    def settle(self, session: LaneSession) -> None:
+        """Let the held batch in flight go, once it is acknowledged."""
+        if self._sent is not None and self._sent[0].done:
+            ticket, rows = self._sent
+            count_published(rows)
+            self._state.published += ticket.expected
+            self._done(session, rows)
+
     def go_on(self, session: LaneSession, outlet: Outlet) -> None:
         """Settle the held batch in flight, or try the next one when it is time."""
         if self._sent is not None:
-            ticket, rows = self._sent
-            if ticket.done:
-                self._done(session, rows)
+            self.settle(session)
             return
         if not self._due:
             return
         self._tried_at = time.monotonic()
-        if session.bury_refused():
-            self.load(session)
+        self._bury(session)
         self._lost.look_again(outlet)
         keys = [each for each in self._state.held_keys if not self._is_paused(*each)]
         if self._direct is not None:
@@ -161,6 +168,14 @@ class Holding:
         self._caution.passed(rows)
         self._sent, self._tried_at, self.alone = None, 0.0, False
         self.load(session)
+
+    def _bury(self, session: LaneSession) -> None:
+        buried = session.bury_refused()
+        for each in buried:
+            metrics.DLQ_MESSAGES_TOTAL.labels(reason=each.error_class).inc()
+            log.error("%s: dead letter of %s key %s: %s", self._state.name, each.topic, each.key, each.error_class)
+        if buried:
+            self.load(session)
 
     def _reachable(self, outlet: Outlet, keys: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
         there = {topic for topic in {topic for topic, _ in keys} if outlet.exists(topic)}

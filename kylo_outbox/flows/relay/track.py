@@ -95,9 +95,14 @@ class Track:
 
 def count(batch: Batch) -> None:
     """Add a finished batch to the metrics."""
-    for topic, number in Counter(map(_TOPIC, batch.published)).items():
-        metrics.OUTBOX_PUBLISHED.labels(topic=topic).inc(number)
+    count_published(batch.published)
     for topic, number in Counter(map(_TOPIC, batch.direct)).items():
         metrics.OUTBOX_DELIVERED_DIRECTLY.labels(topic=topic).inc(number)
-    if batch.published:
-        metrics.OUTBOX_PUBLISH_DELAY.observe(max(0.0, time.time() - batch.published[0][7]))
+
+
+def count_published(rows: list[Row]) -> None:
+    """Add acknowledged rows to the metrics; the oldest one's delay stands for all."""
+    for topic, number in Counter(map(_TOPIC, rows)).items():
+        metrics.OUTBOX_PUBLISHED.labels(topic=topic).inc(number)
+    if rows:
+        metrics.OUTBOX_PUBLISH_DELAY.observe(max(0.0, time.time() - rows[0][7]))

@@ -127,8 +127,7 @@ class Relay:
                 self._drain(self._session, self._publisher)
                 self._settle(self._session, self._publisher)
                 self._store_cursors(self._session, now=True)
-                if self._holding.ticket is not None:
-                    self._holding.go_on(self._session, self._publisher)
+                self._holding.settle(self._session)
         finally:
             self._drop()
 
@@ -216,10 +215,12 @@ class Relay:
         ]
         if self._holding.ticket is not None and not self._holding.ticket.done:
             unfinished.append((self._holding.ticket, []))
-        if failed := next((each for each in unfinished if each[0].failure), None):
+        if failed := next((each for each in unfinished if each[0].refuses_record(None)), None):
             return (*failed, True)
         if outlet.fatal is None:
-            return None
+            failed = next((each for each in unfinished if each[0].failure), None)
+            return None if failed is None else (*failed, True)
+        # What was handed to a client that was broken already failed as well: that is no proof against it.
         if not unfinished:
             outlet.rebuild()
             return None

@@ -128,6 +128,19 @@ def _values_batch_get(books: Books, call: Call) -> dict[str, Any]:
     return {**answered, "valueRanges": found} if found else answered
 
 
+def _values_by_filter(books: Books, call: Call) -> dict[str, Any]:
+    book, body = _book(books, call), call.body
+    how = {
+        "render": body.get("valueRenderOption", "FORMATTED_VALUE"),
+        "dimension": body.get("majorDimension", "ROWS"),
+    }
+    found = [
+        {"valueRange": values.filtered(book, one, **how), "dataFilters": [one]} for one in body.get("dataFilters", ())
+    ]
+    answered: dict[str, Any] = {"spreadsheetId": book.spreadsheet_id}
+    return {**answered, "valueRanges": found} if found else answered
+
+
 def _rendering(call: Call) -> dict[str, str]:
     options = ("FORMATTED_VALUE", "UNFORMATTED_VALUE", "FORMULA")
     return {
@@ -178,6 +191,14 @@ METHODS = (
         None,
         "BatchGetValuesResponse",
         _values_batch_get,
+    ),
+    Method(
+        "sheets.spreadsheets.values.batchGetByDataFilter",
+        "POST",
+        f"{_BOOK}/values:batchGetByDataFilter",
+        "BatchGetValuesByDataFilterRequest",
+        "BatchGetValuesByDataFilterResponse",
+        _values_by_filter,
     ),
     Method("sheets.spreadsheets.values.get", "GET", f"{_BOOK}/values/{{range}}", None, "ValueRange", _values_get),
     Method(

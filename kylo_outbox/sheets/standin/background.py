@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def running(directory: Path, *, strict: bool = False, port: int = 0) -> Iterator[str]:
+def running(directory: Path, *, strict: bool = False, port: int = 0, per_minute: int | None = None) -> Iterator[str]:
     """Serve while the block runs and yield the URL, which works at once: the socket listens before the thread starts.
 
     Raises:
@@ -25,7 +25,7 @@ def running(directory: Path, *, strict: bool = False, port: int = 0) -> Iterator
     with contextlib.ExitStack() as opened:
         listening = opened.enter_context(listen("127.0.0.1", port))
         books = opened.enter_context(contextlib.closing(Books(directory, strict=strict)))
-        server = make_server(books)
+        server = make_server(books, per_minute)
         thread = threading.Thread(
             target=server.run, kwargs={"sockets": [listening]}, name="sheets-standin", daemon=True
         )

@@ -12,10 +12,13 @@ from kylo_outbox.sheets.standin import (
     requests_sheets,
 )
 from kylo_outbox.sheets.standin.errors import ApiError, Refusal, invalid
+from kylo_outbox.sheets.standin.guarding import Protected
 from kylo_outbox.sheets.standin.state import Draft, Workbook
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from kylo_outbox.sheets.standin.guarding import User
 
 HANDLERS: dict[str, Callable[[Draft, dict[str, Any]], dict[str, Any]]] = {
     **requests_sheets.HANDLERS,
@@ -27,17 +30,18 @@ HANDLERS: dict[str, Callable[[Draft, dict[str, Any]], dict[str, Any]]] = {
 MAX_REQUESTS = 100_000
 
 
-def apply(book: Workbook, requests: list[dict[str, Any]]) -> tuple[Workbook, list[dict[str, Any]]]:
+def apply(book: Workbook, requests: list[dict[str, Any]], user: User = "api") -> tuple[Workbook, list[dict[str, Any]]]:
     """Return the workbook after the batch and the replies; the workbook given stays as it was.
 
     Raises:
-        ApiError: 400 in Google's words, with the position and kind of the first sub-request that cannot be applied.
+        ApiError: 400 in Google's words, with the position and kind of the first sub-request that cannot be applied;
+            403 when it touches what `user` may not edit.
     """
     if not requests:
         raise invalid("Must specify at least one request.")
     if len(requests) > MAX_REQUESTS:
         raise invalid(f"Invalid requests: Cannot exceed {MAX_REQUESTS} requests in a single batch.")
-    draft = Draft(book)
+    draft = Draft(book, user)
     replies = []
     for index, request in enumerate(requests):
         if len(request) != 1:
@@ -50,6 +54,7 @@ def apply(book: Workbook, requests: list[dict[str, Any]]) -> tuple[Workbook, lis
             reply = handler(draft, body)
             draft.check_cells()
         except Refusal as refusal:
-            raise ApiError(400, f"Invalid requests[{index}].{kind}: {refusal}") from refusal
+            code = 403 if isinstance(refusal, Protected) else 400
+            raise ApiError(code, f"Invalid requests[{index}].{kind}: {refusal}") from refusal
         replies.append({kind: reply} if reply else {})
     return draft.book, replies

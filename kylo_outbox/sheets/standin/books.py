@@ -15,6 +15,8 @@ from kylo_outbox.sheets.standin.storage import Storage
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kylo_outbox.sheets.standin.guarding import User
+
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _ALPHABET = string.ascii_letters + string.digits + "-_"
 
@@ -66,14 +68,14 @@ class Books:
         spreadsheet_id = "".join(secrets.choice(_ALPHABET) for _ in range(44))
         return self._keep(None, new_workbook(spreadsheet_id, title or "Untitled spreadsheet"))
 
-    def update(self, spreadsheet_id: str, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Apply a batch whole, put it on disk, and return the replies.
+    def update(self, spreadsheet_id: str, requests: list[dict[str, Any]], user: User = "api") -> list[dict[str, Any]]:
+        """Apply a batch whole as this user, put it on disk, and return the replies.
 
         Raises:
-            ApiError: 404, or 400 with nothing applied.
+            ApiError: 404, or 400 or 403 with nothing applied.
         """
         old = self.get(spreadsheet_id)
-        new, replies = batch.apply(old, requests)
+        new, replies = batch.apply(old, requests, user)
         self._keep(old, new)
         return replies
 

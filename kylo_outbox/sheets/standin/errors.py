@@ -45,14 +45,20 @@ def invalid(message: str) -> ApiError:
     return ApiError(400, message)
 
 
-def quota_exceeded() -> ApiError:
+def forbidden() -> ApiError:
+    """Answer for a workbook that is not shared with the API's account."""
+    return ApiError(403, "The caller does not have permission")
+
+
+def quota_exceeded(*, write: bool = True, limit: int = 60) -> ApiError:
     """Google's 429, word for word, with the limit of one minute for one user."""
+    kind = "Write" if write else "Read"
     metadata = {
         "service": "sheets.googleapis.com",
         "consumer": "projects/0",
-        "quota_metric": "sheets.googleapis.com/write_requests",
-        "quota_limit": "WriteRequestsPerMinutePerUser",
-        "quota_limit_value": "60",
+        "quota_metric": f"sheets.googleapis.com/{kind.lower()}_requests",
+        "quota_limit": f"{kind}RequestsPerMinutePerUser",
+        "quota_limit_value": str(limit),
         "quota_location": "global",
     }
     info = {
@@ -62,7 +68,7 @@ def quota_exceeded() -> ApiError:
         "metadata": metadata,
     }
     text = (
-        "Quota exceeded for quota metric 'Write requests' and limit 'Write requests per minute per user' of service "
+        f"Quota exceeded for quota metric '{kind} requests' and limit '{kind} requests per minute per user' of service "
         "'sheets.googleapis.com' for consumer 'project_number:0'."
     )
     return ApiError(429, text, [info])

@@ -9,6 +9,9 @@ from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kylo_outbox.sheets.standin import areas, cells
+from kylo_outbox.sheets.standin.errors import Refusal
+from kylo_outbox.sheets.standin.guarding import guard
+from kylo_outbox.sheets.standin.typing_in import entered
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
@@ -49,9 +52,9 @@ def add_pages(app: FastAPI, books: Books) -> None:
 
 
 def _tab(sheet: Sheet) -> dict[str, Any]:
-    """Return what the template shows of a tab; each cell is (text, css class)."""
-    width = min(sheet.column_count, max((max(row, default=-1) + 1 for row in sheet.rows), default=0) or 1)
-    rows = sheet.rows[:SHOWN_ROWS]
+    """Return what the template shows of a tab, one column and row beyond what is filled."""
+    width = min(sheet.column_count, max((max(row, default=-1) + 2 for row in sheet.rows), default=1))
+    height = min(sheet.row_count, len(sheet.rows) + 1, SHOWN_ROWS)
     return {
         "id": sheet.sheet_id,
         "title": sheet.title,
@@ -61,13 +64,30 @@ def _tab(sheet: Sheet) -> dict[str, Any]:
         "hidden": max(0, len(sheet.rows) - SHOWN_ROWS),
         "protections": [held.get("description") or "protected range" for held in sheet.protections],
         "letters": [areas.letters(column) for column in range(width)],
-        "rows": [[_cell(row.get(column, {})) for column in range(width)] for row in rows],
+        "rows": [[_cell(sheet, row, column) for column in range(width)] for row in range(height)],
     }
 
 
-def _cell(cell: dict[str, Any]) -> tuple[str, str]:
+def _cell(sheet: Sheet, row: int, column: int) -> dict[str, Any]:
+    """Return one cell: its text, css class, whether it is a box to tick, and whether the person may edit it."""
+    cell = sheet.row(row).get(column, {})
     value = cells.value_of(cell)
     kind = {str: "text", bool: "truth", float: "number", int: "number"}.get(type(value), "")
     if cell.get("userEnteredFormat", {}).get("textFormat", {}).get("bold"):
         kind = f"{kind} bold".strip()
-    return cells.formatted(cell), kind
+    try:
+        guard(sheet, "person", areas.Area(row, row + 1, column, column + 1))
+        locked = False
+    except Refusal:
+        locked = True
+    box = cell.get("dataValidation", {}).get("condition", {}).get("type") == "BOOLEAN"
+    text = cells.formatted(cell)
+    return {"text": text, "kind": kind, "box": box, "ticked": value is True, "locked": locked, "raw": _raw(value, text)}
+
+
+def _raw(value: Any, text: str) -> str:
+    """What the editor begins with: typing it again must give the same value."""
+    if not isinstance(value, str) or not value:
+        return text
+    again = entered(value)
+    return value if again == {"stringValue": value} else f"'{value}"

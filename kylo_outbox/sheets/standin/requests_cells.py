@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.sheets.standin import areas, cells
 from kylo_outbox.sheets.standin.errors import Refusal
+from kylo_outbox.sheets.standin.guarding import guard
 from kylo_outbox.sheets.standin.masks import Tree, merge, update_mask
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def _update(draft: Draft, body: dict[str, Any]) -> dict[str, Any]:
         sheet = draft.writable(body["range"].get("sheetId", 0))
         area = areas.of_grid_range(sheet, body["range"])
         _check_inside(rows, area)
+        guard(sheet, draft.user, area)
         # Cells of the range that no row speaks of are cleared of the masked fields.
         _write(sheet, area, rows, tree)
     elif "start" in body:
@@ -33,7 +35,9 @@ def _update(draft: Draft, body: dict[str, Any]) -> dict[str, Any]:
                 top, left = start.get("rowIndex", 0) + number, start.get("columnIndex", 0)
                 line = {"startRowIndex": top, "endRowIndex": top + 1}
                 line |= {"startColumnIndex": left, "endColumnIndex": left + width}
-                _write(sheet, areas.of_grid_range(sheet, line), [data], tree)
+                area = areas.of_grid_range(sheet, line)
+                guard(sheet, draft.user, area)
+                _write(sheet, area, [data], tree)
     else:
         raise Refusal("One of 'start' and 'range' must be set")
     return {}
@@ -53,6 +57,7 @@ def _append(draft: Draft, body: dict[str, Any]) -> dict[str, Any]:
     sheet.row_count = max(sheet.row_count, top + len(rows))
     draft.check_cells()
     if rows and width:
+        guard(sheet, draft.user, areas.Area(top, top + len(rows), 0, width))
         _write(sheet, areas.Area(top, top + len(rows), 0, width), rows, tree, clear=False)
     return {}
 
@@ -62,6 +67,7 @@ def _repeat(draft: Draft, body: dict[str, Any]) -> dict[str, Any]:
     given = body.get("range", {})
     sheet = draft.writable(given.get("sheetId", 0))
     area = areas.of_grid_range(sheet, given)
+    guard(sheet, draft.user, area)
     _fill(sheet, area, body.get("cell", {}), tree)
     return {}
 
@@ -70,6 +76,7 @@ def _validate(draft: Draft, body: dict[str, Any]) -> dict[str, Any]:
     given = body.get("range", {})
     sheet = draft.writable(given.get("sheetId", 0))
     area = areas.of_grid_range(sheet, given)
+    guard(sheet, draft.user, area)
     cell = {"dataValidation": body["rule"]} if "rule" in body else {}
     _fill(sheet, area, cell, {"dataValidation": {}})
     return {}

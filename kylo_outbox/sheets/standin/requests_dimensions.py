@@ -1,15 +1,16 @@
-"""Sub-requests about rows and columns: appendDimension, insertDimension, deleteDimension, autoResizeDimensions."""
+"""Sub-requests about rows and columns: append, insert, delete, move, sort and resize them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kylo_outbox.sheets.standin import areas
+from kylo_outbox.sheets.standin import areas, cells
 from kylo_outbox.sheets.standin.errors import Refusal
+from kylo_outbox.sheets.standin.guarding import guard
 from kylo_outbox.sheets.standin.shifting import shift_everything
 
 if TYPE_CHECKING:
-    from kylo_outbox.sheets.standin.state import Draft, Row, Sheet
+    from kylo_outbox.sheets.standin.state import Cell, Draft, Row, Sheet
 
 
 def _append(draft: Draft, body: dict[str, Any]) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def _delete(draft: Draft, body: dict[str, Any]) -> dict[str, Any]:
     rows = _is_rows(given)
     size = sheet.row_count if rows else sheet.column_count
     start, end = areas.of_dimension(given, size)
+    guard(sheet, draft.user, _band(sheet, start, end, rows=rows))
     frozen = sheet.frozen_rows if rows else sheet.properties.get("gridProperties", {}).get("frozenColumnCount", 0)
     _check_what_stays(size, start, end, frozen, "rows" if rows else "columns")
     if rows:
@@ -74,6 +76,69 @@ def _resize(draft: Draft, body: dict[str, Any]) -> dict[str, Any]:
     sheet = draft.writable(given.get("sheetId", 0))
     areas.of_dimension(given, sheet.row_count if _is_rows(given) else sheet.column_count)
     return {}
+
+
+def _move(draft: Draft, body: dict[str, Any]) -> dict[str, Any]:
+    """Rows only; what is tied to rows stays where it is, which is enough for values."""
+    given = body.get("source", {})
+    sheet = draft.writable(given.get("sheetId", 0))
+    if not _is_rows(given):
+        raise Refusal("the local stand-in moves rows only")
+    start, end = areas.of_dimension(given, sheet.row_count)
+    to = body.get("destinationIndex", 0)
+    if start <= to <= end or to > sheet.row_count:
+        raise Refusal(f"Cannot move rows {start} to {end} to index {to}")
+    guard(sheet, draft.user, _band(sheet, min(start, to), max(end, to), rows=True))
+    rows = [sheet.row(index) for index in range(max(len(sheet.rows), end, to))]
+    moved = rows[start:end]
+    del rows[start:end]
+    at = to if to < start else to - (end - start)
+    rows[at:at] = moved
+    sheet.rows = _trimmed(rows)
+    return {}
+
+
+def _sort(draft: Draft, body: dict[str, Any]) -> dict[str, Any]:
+    """Whole rows of a range by their values: numbers, texts, truth values, then empty cells; cells move whole."""
+    given = body.get("range", {})
+    sheet = draft.writable(given.get("sheetId", 0))
+    area = areas.of_grid_range(sheet, given)
+    guard(sheet, draft.user, area)
+    span = range(area.left, area.right)
+    lines = [
+        {column: cell for column, cell in sheet.row(index).items() if column in span}
+        for index in range(area.top, min(area.bottom, len(sheet.rows)))
+    ]
+    for spec in reversed(body.get("sortSpecs", [])):
+        falling = spec.get("sortOrder") == "DESCENDING"
+        column = spec.get("dimensionIndex", 0)
+        lines.sort(key=lambda line: _sort_key(line.get(column, {}), falling=falling), reverse=falling)
+    for index, line in enumerate(lines, start=area.top):
+        kept = {column: cell for column, cell in sheet.row(index).items() if column not in span}
+        sheet.put_row(index, {**kept, **line})
+    sheet.rows = _trimmed(sheet.rows)
+    return {}
+
+
+def _sort_key(cell: Cell, *, falling: bool) -> tuple[int, Any]:
+    value = cells.value_of(cell)
+    if value is None:
+        return (-1 if falling else 9, 0)  # empty cells come last either way
+    if isinstance(value, bool):
+        return (2, value)
+    return (1, value.casefold()) if isinstance(value, str) else (0, value)
+
+
+def _trimmed(rows: list[Row]) -> list[Row]:
+    end = len(rows)
+    while end and not rows[end - 1]:
+        end -= 1
+    return rows[:end]
+
+
+def _band(sheet: Sheet, start: int, end: int, *, rows: bool) -> areas.Area:
+    """Whole rows or columns as an area."""
+    return areas.Area(start, end, 0, sheet.column_count) if rows else areas.Area(0, sheet.row_count, start, end)
 
 
 def _is_rows(given: dict[str, Any]) -> bool:
@@ -114,5 +179,7 @@ HANDLERS = {
     "appendDimension": _append,
     "insertDimension": _insert,
     "deleteDimension": _delete,
+    "moveDimension": _move,
+    "sortRange": _sort,
     "autoResizeDimensions": _resize,
 }

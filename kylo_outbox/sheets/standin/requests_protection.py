@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.sheets.standin import areas
 from kylo_outbox.sheets.standin.errors import Refusal
+from kylo_outbox.sheets.standin.guarding import ADDRESSES, Protected, may_edit
 from kylo_outbox.sheets.standin.masks import merge, update_mask
 
 if TYPE_CHECKING:
@@ -19,8 +20,12 @@ def _add(draft: Draft, body: dict[str, Any]) -> dict[str, Any]:
     if any(held["protectedRangeId"] == protected_range_id for sheet in draft.book.sheets for held in sheet.protections):
         raise Refusal(f"A protected range with the id {protected_range_id} already exists")
     sheet = _checked_sheet(draft, given)
-    # The one user of the stand-in may edit everything, as the account that protects a range may at Google.
-    kept = {**given, "protectedRangeId": protected_range_id, "requestingUserCanEdit": True}
+    kept = {**given, "protectedRangeId": protected_range_id}
+    if not given.get("warningOnly"):
+        # Whoever protects a range may edit it.
+        users = given.get("editors", {}).get("users", [])
+        kept["editors"] = {**given.get("editors", {}), "users": sorted({*users, ADDRESSES[draft.user]})}
+    kept["requestingUserCanEdit"] = may_edit(kept, "api")
     sheet.protections.append(kept)
     return {"protectedRange": kept}
 
@@ -31,6 +36,7 @@ def _update(draft: Draft, body: dict[str, Any]) -> dict[str, Any]:
     sheet, position = _find(draft, given.get("protectedRangeId"))
     changed = merge(sheet.protections[position], given, tree)
     changed["protectedRangeId"] = given["protectedRangeId"]
+    changed["requestingUserCanEdit"] = may_edit(changed, "api")
     if _checked_sheet(draft, changed) is not sheet:
         raise Refusal("A protected range cannot move to another sheet")
     sheet.protections[position] = changed
@@ -47,6 +53,8 @@ def _find(draft: Draft, protected_range_id: int | None) -> tuple[Sheet, int]:
     for sheet in draft.book.sheets:
         for position, held in enumerate(sheet.protections):
             if held["protectedRangeId"] == protected_range_id:
+                if not may_edit(held, draft.user):
+                    raise Protected
                 return draft.writable(sheet.sheet_id), position
     raise Refusal(f"No protected range with id: {protected_range_id}")
 

@@ -1,4 +1,4 @@
-"""Sub-requests about whole tabs: addSheet, deleteSheet, updateSheetProperties."""
+"""Sub-requests about whole tabs: addSheet, duplicateSheet, deleteSheet, updateSheetProperties."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.sheets.standin.errors import Refusal
+from kylo_outbox.sheets.standin.guarding import guard_tab
 from kylo_outbox.sheets.standin.masks import merge, update_mask
 from kylo_outbox.sheets.standin.render import sheet_resource_properties
 from kylo_outbox.sheets.standin.state import DEFAULT_COLUMNS, DEFAULT_ROWS, Sheet
@@ -42,8 +43,42 @@ def _add(draft: Draft, body: dict[str, Any]) -> dict[str, Any]:
     return {"properties": sheet_resource_properties(draft.book, sheet)}
 
 
+def _duplicate(draft: Draft, body: dict[str, Any]) -> dict[str, Any]:
+    """Cells, protections and formats are copied. Markers are too, under new ids: the harder reading of Google."""
+    source = draft.writable(body.get("sourceSheetId", 0))
+    sheet_id = body.get("newSheetId") or secrets.randbelow(2**31 - 1) + 1
+    if draft.book.sheet(sheet_id) is not None:
+        raise Refusal(f'A sheet with the id "{sheet_id}" already exists. Please enter another id.')
+    title = body.get("newSheetName") or _copy_title(draft.book, source.title)
+    _check_title(draft.book, title)
+    copy = source.fork()
+    copy.sheet_id = sheet_id
+    copy.properties["title"] = title
+    copy.protections = [
+        {**held, "protectedRangeId": secrets.randbelow(2**31 - 1) + 1, "range": {**held["range"], "sheetId": sheet_id}}
+        for held in source.protections
+    ]
+    copy.conditional_formats = []
+    draft.add(copy, min(max(body.get("insertSheetIndex", 0), 0), len(draft.book.sheets)))
+    for item in list(draft.book.metadata.values()):
+        if item["location"].get("sheetId") == source.sheet_id:
+            metadata_id = secrets.randbelow(2**31 - 1) + 1
+            location = {**item["location"], "sheetId": sheet_id}
+            draft.book.metadata[metadata_id] = {**item, "metadataId": metadata_id, "location": location}
+    return {"properties": sheet_resource_properties(draft.book, copy)}
+
+
+def _copy_title(book: Workbook, title: str) -> str:
+    wanted, number = f"Copy of {title}", 1
+    while book.sheet_named(wanted) is not None:
+        number += 1
+        wanted = f"Copy of {title} {number}"
+    return wanted
+
+
 def _delete(draft: Draft, body: dict[str, Any]) -> dict[str, Any]:
     sheet = draft.writable(body.get("sheetId", 0))
+    guard_tab(sheet, draft.user)
     if len(draft.book.sheets) == 1:
         raise Refusal("You can't remove all the sheets in a document.")
     draft.book.sheets.remove(sheet)
@@ -64,6 +99,7 @@ def _update(draft: Draft, body: dict[str, Any]) -> dict[str, Any]:
     now = merge(now, {**given, "sheetId": sheet.sheet_id}, tree)
     title = now.get("title", "")
     if title != sheet.title:
+        guard_tab(sheet, draft.user)
         _check_title(draft.book, title)
     grid = now.get("gridProperties", {})
     sheet.row_count, sheet.column_count = grid.get("rowCount", 0), grid.get("columnCount", 0)
@@ -119,4 +155,9 @@ def _without_sizes(grid: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in grid.items() if name not in _SIZES}
 
 
-HANDLERS = {"addSheet": _add, "deleteSheet": _delete, "updateSheetProperties": _update}
+HANDLERS = {
+    "addSheet": _add,
+    "duplicateSheet": _duplicate,
+    "deleteSheet": _delete,
+    "updateSheetProperties": _update,
+}

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.sheets.standin.errors import Refusal
+
+if TYPE_CHECKING:
+    from kylo_outbox.sheets.standin.guarding import User
 
 Cell = dict[str, Any]
 """The user's part of a CellData: userEnteredValue, userEnteredFormat, dataValidation, note ..."""
@@ -96,7 +99,8 @@ class Workbook:
 class Draft:
     """A workbook in the middle of a batch: applied by taking `book`, undone by forgetting it."""
 
-    def __init__(self, original: Workbook) -> None:
+    def __init__(self, original: Workbook, user: User = "api") -> None:
+        self.user = user
         self.book = replace(original, sheets=list(original.sheets), metadata=dict(original.metadata))
         self._forked: set[int] = set()
 

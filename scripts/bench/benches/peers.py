@@ -50,12 +50,17 @@ def run(stage: Stage, rounds: int, scale: float) -> list[Figure]:
     figures += [
         Figure(f"WAL, {name}", "B per event", tuple(each.wal for each in found)) for name, found in runs.items()
     ]
-    return figures + _missing(stage, ours.name, others)
+    return figures + _missing(ours.name, others)
 
 
 def _drained(stage: Stage, contender: Contender, count: int) -> Run:
     """Fill a backlog and let one relay work on it, to the end or for twenty seconds."""
-    with stage.database() as database, stage.topic() as topic, rows.connect(database) as connection:
+    with (
+        contenders.named(contender),
+        stage.database() as database,
+        stage.topic() as topic,
+        rows.connect(database) as connection,
+    ):
         contender.prepare(stage, database, topic)
         contender.fill(database, topic, count)
         with contender.running(stage, database, topic) as check:
@@ -65,8 +70,7 @@ def _drained(stage: Stage, contender: Contender, count: int) -> Run:
     return Run(found.rate, float(after - before) / found.records)
 
 
-def _missing(stage: Stage, ours: str, there: Sequence[Contender]) -> list[Figure]:
-    del stage
+def _missing(ours: str, there: Sequence[Contender]) -> list[Figure]:
     names = {each.name for each in there}
     return [
         Figure(f"{ours} / {name}", "x", goal=goal, missing=f"not asked for: {installed.how(name)}")

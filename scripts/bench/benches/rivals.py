@@ -59,7 +59,8 @@ def run(stage: Stage, rounds: int, scale: float) -> list[Figure]:
 
 
 def _measure(stage: Stage, contender: Contender, seconds: float) -> Latency:
-    with stage.database() as database, stage.topic(message_timestamp_type="LogAppendTime") as topic:
+    stamped = stage.topic(message_timestamp_type="LogAppendTime")
+    with contenders.named(contender), stage.database() as database, stamped as topic:
         contender.prepare(stage, database, topic)
         with contender.running(stage, database, topic) as check:
             contender.warm(stage, database, topic, check)

@@ -92,7 +92,7 @@ class Reference(Contender):
         with rows.connect(database) as connection:
             values = {"topic": topic, "count": count, "keys": rows.KEYS, "size": rows.PAYLOAD}
             connection.execute(reference.FILL, values)
-            connection.execute("analyze bench_outbox")
+            connection.execute("analyze public.bench_outbox")
 
     @contextmanager
     def running(self, stage: Stage, database: Database, topic: str) -> Iterator[Callable[[], None]]:
@@ -115,6 +115,15 @@ def asked_for(stage: Stage) -> Sequence[Contender]:
 
     known: dict[str, Contender] = {"debezium": debezium.Debezium(), "faststream": faststream.FastStream()}
     return [known[name] for name in sorted(stage.options.peers)]
+
+
+@contextmanager
+def named(contender: Contender) -> Iterator[None]:
+    """Whatever fails in the block says whose failure it is."""
+    try:
+        yield
+    except BenchFailed as failed:
+        raise BenchFailed(f"{contender.name}: {failed}") from None
 
 
 @contextmanager

@@ -12,6 +12,8 @@ import argparse
 import signal
 import sys
 import threading
+import time
+from collections import deque
 from typing import Any
 
 import psycopg
@@ -21,9 +23,10 @@ from scripts.bench.workers.raw import Reports, producer
 BATCH = 1_000
 _TEXTBOOK_ROWS = 100
 _IDLE_SECONDS = 0.005
+_SETTLE_SECONDS = 0.1
 
 TABLE = """
-create table bench_outbox (
+create table public.bench_outbox (
     id bigint generated always as identity primary key,
     topic text not null,
     key text not null,
@@ -32,21 +35,27 @@ create table bench_outbox (
     published_at timestamptz
 ) with (fillfactor = {fillfactor})
 """
-OPEN_INDEX = "create index bench_outbox_open on bench_outbox (id) where published_at is null"
+OPEN_INDEX = "create index bench_outbox_open on public.bench_outbox (id) where published_at is null"
 FILL = """
-insert into bench_outbox (topic, key, payload)
+insert into public.bench_outbox (topic, key, payload)
 select %(topic)s, 'company-' || n %% %(keys)s,
        rpad('{"n":' || n || ',"text":"', %(size)s - 2, repeat(md5(n::text), %(size)s / 32 + 1)) || '"}'
   from generate_series(1, %(count)s::bigint) n
 """
-INSERT = "insert into bench_outbox (topic, key, payload) values (%(topic)s, %(key)s, %(payload)s)"
+INSERT = "insert into public.bench_outbox (topic, key, payload) values (%(topic)s, %(key)s, %(payload)s)"
 LOCK = """
-select id, topic, key, payload from bench_outbox where published_at is null
+select id, topic, key, payload from public.bench_outbox where published_at is null
  order by id limit %s for update skip locked
 """
-AHEAD = "select id, topic, key, payload from bench_outbox where id > %s and published_at is null order by id limit %s"
-MARK = "update bench_outbox set published_at = now() where id = %s"
-MARK_ALL = "update bench_outbox set published_at = now() where id = any(%s)"
+AHEAD = """
+select id, topic, key, payload from public.bench_outbox
+ where id > %s and published_at is null and (id > %s or id <> all(%s::bigint[])) order by id limit %s
+"""
+HORIZON = """
+select pg_snapshot_xmin(pg_current_snapshot())::text::bigint, pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+"""
+MARK = "update public.bench_outbox set published_at = now() where id = %s"
+MARK_ALL = "update public.bench_outbox set published_at = now() where id = any(%s)"
 
 stopping = threading.Event()
 
@@ -108,23 +117,45 @@ def batch(connection: psycopg.Connection[Any], sender: Sender) -> int:
 
 
 class Best:
-    """The state of the third style: the lower bound, and the rows on their way."""
+    """The state of the third style: the lower bound, and the rows on their way.
+
+    Ids become visible out of order, so the bound follows only when every transaction that ran a moment after a read
+    has ended; what is newer is looked at again.
+    """
 
     def __init__(self) -> None:
-        self._after = 0
+        self._bound = 0
+        # What was read, when, and (a moment later) the newest transaction that was open then.
+        self._read: deque[tuple[float, int]] = deque()
+        self._waits: tuple[int, int] | None = None
         self._waiting: list[int] = []
 
     def __call__(self, connection: psycopg.Connection[Any], sender: Sender) -> int:
         """One turn; how many rows."""
-        found = connection.execute(AHEAD, (self._after, 2 * BATCH)).fetchall()
+        self._raise_bound(connection)
+        found = connection.execute(
+            AHEAD, (self._bound, max(self._waiting, default=0), self._waiting, 2 * BATCH)
+        ).fetchall()
+        if found:
+            self._read.append((time.monotonic(), found[-1][0]))
         if self._waiting:
             sender.wait()
             connection.execute(MARK_ALL, (self._waiting,))
         sender.send(found)
         self._waiting = [row[0] for row in found]
-        if found:
-            self._after = found[-1][0]
         return len(found)
+
+    def _raise_bound(self, connection: psycopg.Connection[Any]) -> None:
+        oldest, newest = connection.execute(HORIZON).fetchone() or (0, 0)
+        if self._waits is not None and oldest >= self._waits[0]:
+            self._bound, self._waits = max(self._bound, self._waits[1]), None
+        if self._waits is None and self._read and time.monotonic() - self._read[0][0] > _SETTLE_SECONDS:
+            passed = [self._read.popleft()]
+            while self._read and time.monotonic() - self._read[0][0] > _SETTLE_SECONDS:
+                passed.append(self._read.popleft())
+            # Rows of the last two turns are not marked yet: they stay above the bound.
+            top = max(number for _, number in passed)
+            self._waits = (newest, min([top, *(number - 1 for number in self._waiting)]))
 
 
 def main() -> int:

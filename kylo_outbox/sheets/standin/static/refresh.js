@@ -2,7 +2,8 @@
 "use strict";
 
 async function refresh() {
-  if (document.hidden || String(document.getSelection())) return;
+  // Not while somebody reads closely, edits, or stands on a cell.
+  if (document.hidden || String(document.getSelection()) || document.querySelector("td input:not([type=checkbox])")) return;
   const answer = await fetch(location.pathname, { headers: { accept: "text/html" } });
   if (!answer.ok) return;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");

@@ -1,0 +1,126 @@
+"""The verb `rebuild`: a projector's tables anew from history, compared, swapped, undone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kylo_outbox.cli.actor import who
+from kylo_outbox.cli.context import Context, opened
+from kylo_outbox.cli.errors import FAILED
+from kylo_outbox.cli.output import AsJson, DryRun, Yes, confirmed, print_json, print_table, say
+from kylo_outbox.flows.rebuild import Rebuild
+from kylo_outbox.kafka.tail import tail
+from kylo_outbox.model.delivery import from_record
+from kylo_outbox.model.errors import Misconfigured
+from kylo_outbox.store import audit
+from kylo_outbox.wiring import projectors
+from kylo_outbox.wiring.parts import require_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kylo_outbox.model.delivery import Delivery
+    from kylo_outbox.model.projector import Projector
+    from kylo_outbox.store.engine import Database
+
+_BATCH = 1000
+
+
+def register(app: typer.Typer) -> None:
+    """Add this verb to the command."""
+    app.command()(rebuild)
+
+
+def rebuild(
+    name: Annotated[str, typer.Argument(metavar="PROJECTOR", help="Its name, or package.module:Class.")],
+    *,
+    company: Annotated[
+        str | None, typer.Option(help="For projectors in company databases: the database of this company.")
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Bring back the rows from before the last swap.")] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build a projector's tables anew from the log and the outbox, beside the live ones; compare, then swap.
+
+    The live tables serve meanwhile; the projector waits during the swap. Nothing is emitted again. --dry-run builds
+    and compares only, and exits with 1 if there is a difference.
+
+    Example: kylo-outbox rebuild my.module:Balances --dry-run
+    """
+    with opened() as context:
+        require_schema(context.parts)
+        projector = projectors.named(context.parts, name)
+        database = _database(context, projector, company)
+        histories = [partial(_stored, context, projector), *_log(context, projector)]
+        flow = Rebuild(projector, database, histories, lambda number: say(f"{number} events"))
+        if undo:
+            if confirmed(f"bring back the former rows of {projector.name}", yes=yes, dry_run=dry_run):
+                flow.undo()
+                _write(database, "rebuild undo", projector, {})
+                say("the former rows are back")
+            return
+        if not dry_run and not confirmed(f"rebuild and swap {', '.join(projector.tables)}", yes=yes, dry_run=False):
+            return
+        done = flow.run(swap=not dry_run)
+        shape = asdict(done)
+        if done.swapped:
+            _write(database, "rebuild", projector, shape)
+    if as_json:
+        print_json(shape)
+    else:
+        print_table(
+            ("table", "live", "rebuilt", "only live", "only rebuilt"),
+            [(each.table, each.live, each.rebuilt, each.only_live, each.only_rebuilt) for each in done.tables],
+        )
+    say(f"{done.events} events applied; {'the rebuilt rows are in place' if done.swapped else 'nothing was changed'}")
+    if dry_run and not all(each.equal for each in done.tables):
+        raise typer.Exit(FAILED)
+
+
+def _database(context: Context, projector: Projector, company: str | None) -> Database:
+    if projector.store == "control":
+        return context.parts.control
+    if company is None:
+        raise Misconfigured(f"--company: {projector.name} lives in company databases; say whose")
+    return context.parts.directory.database_of(company)
+
+
+def _stored(context: Context, projector: Projector) -> Iterator[list[Delivery]]:
+    for topic in projector.topics:
+        yield from projectors.stored_events(context.parts, topic)
+
+
+def _log(context: Context, projector: Projector) -> list[partial[Iterator[list[Delivery]]]]:
+    return [partial(_records, context, projector)] if context.settings.kafka_brokers else []
+
+
+def _records(context: Context, projector: Projector) -> Iterator[list[Delivery]]:
+    batch: list[Delivery] = []
+    for topic in projector.topics:
+        for record in tail(context.kafka, topic, from_beginning=True, max_n=None):
+            batch.append(
+                from_record(
+                    topic=topic,
+                    partition=record.partition,
+                    offset=record.offset,
+                    key=record.key,
+                    value=record.value,
+                    headers=record.headers,
+                    at=record.at,
+                )
+            )
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+    yield batch
+
+
+def _write(database: Database, verb: str, projector: Projector, before: dict[str, object]) -> None:
+    with database.transaction() as tx:
+        audit.write(tx, who=who(), verb=verb, reason=projector.name, before=before)

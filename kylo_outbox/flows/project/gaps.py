@@ -1,0 +1,105 @@
+"""Records that a projector will never get from the log, noticed before anything behind them is applied.
+
+Two causes: retention removed records before the group read them, or a topic got more partitions, so that a key's newer
+events lie in another partition than its older ones. Both would let a position pass events that were never applied.
+So the stored rows of the topic are applied from the outboxes first, in order; positions absorb those that were applied
+before. Whether the outboxes still had everything nobody can prove: the notice stays until a person accepts it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from kylo_outbox.telemetry import metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+
+    from kylo_outbox.model.delivery import Delivery
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Offsets from `first` up to (not with) `end` left the log before they were read."""
+
+    topic: str
+    partition: int
+    first: int
+    end: int
+
+
+class Reader(Protocol):
+    """What a member of a group knows."""
+
+    @property
+    def assigned(self) -> Collection[tuple[str, int]]: ...  # noqa: D102
+    def lost(self) -> Sequence[tuple[str, int, int, int]]: ...  # noqa: D102
+
+
+class Gaps:
+    """Looks after one projector's topics.
+
+    Args:
+        projector: Its name.
+        partitions: How many partitions each topic had when it was first read.
+        stored: The stored events of a topic, in order, in batches, from every outbox that can be reached.
+        tell: (kind, subject, text) for people.
+        learn: (topic, partitions) to be remembered.
+    """
+
+    def __init__(
+        self,
+        projector: str,
+        partitions: dict[str, int],
+        stored: Callable[[str], Iterable[Sequence[Delivery]]],
+        tell: Callable[[str, str, str], object],
+        learn: Callable[[str, int], None],
+    ) -> None:
+        self._projector = projector
+        self._partitions = partitions
+        self._stored = stored
+        self._tell = tell
+        self._learn = learn
+        self._open: list[Lost] = []
+        self.noticed: list[str] = []
+
+    def close_before(self, source: Reader, handle: Callable[[Sequence[Delivery]], None]) -> None:
+        """Fill whatever gap `source` has met; called before its records are applied.
+
+        Raises:
+            Transient: not now; the gap is filled by a later call.
+        """
+        self._open += [Lost(*each) for each in source.lost()]
+        while self._open:
+            lost = self._open[0]
+            number = lost.end - lost.first
+            what = f"up to {number} records of {lost.topic}/{lost.partition} left the log before they were read"
+            self._fill("lost", lost.topic, f"{lost.topic}/{lost.partition}", what, handle)
+            metrics.CONSUMER_LOST.labels(self._projector, lost.topic).inc(number)
+            del self._open[0]
+        for topic, number in sorted(source.assigned):
+            before = self._partitions.get(topic, number + 1)
+            if number >= before:
+                what = f"{topic} has {number + 1} or more partitions, it had {before}: keys have moved"
+                self._fill("partitions", topic, topic, what, handle)
+                self._learn(topic, number + 1)
+                self._partitions[topic] = number + 1
+
+    def _fill(
+        self, kind: str, topic: str, subject: str, what: str, handle: Callable[[Sequence[Delivery]], None]
+    ) -> None:
+        log.error("%s: %s; applying what the outboxes still have", self._projector, what)
+        self._tell(kind, subject, f"{what}; they are being filled in from the outboxes")
+        number, oldest = 0, None
+        for batch in self._stored(topic):
+            handle(batch)
+            number += len(batch)
+            oldest = oldest or (batch[0].event.created_at if batch else None)
+        since = f", the oldest of {oldest:%Y-%m-%d %H:%M}" if oldest else ""
+        text = f"{what}; {number} stored events were applied or known{since}; what is older is for people to judge"
+        self._tell(kind, subject, text)
+        self.noticed.append(text)

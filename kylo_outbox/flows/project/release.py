@@ -1,0 +1,147 @@
+"""Going on with keys that a person has let go: the dead letter first, then what waits behind it, in order.
+
+The running projector does it, in transactions of its own database. The hold is locked FOR UPDATE from the look at the
+queue to the commit of the effect, so nobody else works on the key and nobody queues behind a hold that ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kylo_outbox.model.errors import Fatal, Transient
+from kylo_outbox.store import dead_letters, keyholds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kylo_outbox.model.delivery import Delivery
+    from kylo_outbox.store.engine import Database
+    from kylo_outbox.store.keyholds import Hold
+
+log = logging.getLogger(__name__)
+_BATCH = 500
+
+
+class Attempt(Protocol):
+    """Applies what `take` finds and calls `done`, in one transaction."""
+
+    def __call__(  # noqa: D102
+        self, database: Database, take: Callable[[Any], Sequence[Delivery]], done: Callable[[Any], None]
+    ) -> int: ...
+
+
+class Releases:
+    """One round over what is released in a database."""
+
+    def __init__(
+        self,
+        projector: str,
+        attempt: Attempt,
+        bury: Callable[[Any, Hold, Delivery, Exception], None],
+        count: Callable[[str, int], None],
+    ) -> None:
+        self._projector = projector
+        self._attempt = attempt
+        self._bury = bury
+        self._count = count
+
+    def run_once(self, database: Database) -> None:
+        """Drain every released key and try every single dead letter that is to be tried.
+
+        Raises:
+            Transient: not now; what is not done stays released.
+        """
+        with database.transaction() as tx:
+            holds = keyholds.released(tx, self._projector)
+            letters = dead_letters.to_retry(tx, self._projector)
+        for hold in holds:
+            self._drain(database, hold)
+        for letter in letters:
+            self._retry(database, letter)
+
+    def _drain(self, database: Database, hold: Hold) -> None:
+        size = _BATCH
+        while size:
+            front = _Front(hold, size)
+            try:
+                self._count("applied", self._attempt(database, front.take, front.done))
+            except (Transient, Fatal):
+                raise
+            except Exception as failed:  # noqa: BLE001 - whatever a projector raises: the first bad one is looked for
+                if front.length > 1:
+                    size = front.length // 2
+                    continue
+                self._give_up(database, front, failed)
+                return
+            if front.over:
+                log.info("%s: key %s goes on", self._projector, hold.key[2])
+                return
+
+    def _give_up(self, database: Database, front: _Front, failed: Exception) -> None:
+        """The first one in line cannot be applied: the key waits again, behind it."""
+        with database.transaction() as tx:
+            again = _Front(front.hold, 1)
+            line = again.take(tx)
+            if not line or line[0].position != front.first:
+                return  # somebody else went on with the key
+            first = line[0]
+            if again.letter is not None:
+                reason = dead_letters.failed_again(tx, again.letter, failed)
+                keyholds.hold_again(tx, front.hold, again.letter, reason)
+            else:
+                keyholds.forget(tx, again.places)
+                self._bury(tx, front.hold, first, failed)
+        log.warning("%s: key %s waits again: %s", self._projector, front.hold.key[2], failed)
+
+    def _retry(self, database: Database, letter: int) -> None:
+        def take(tx: Any) -> list[Delivery]:
+            found = dead_letters.tried(tx, letter)
+            return [] if found is None else [found]
+
+        try:
+            number = self._attempt(database, take, lambda tx: dead_letters.settle(tx, letter, "applied"))
+            self._count("applied", number)
+        except (Transient, Fatal):
+            raise
+        except Exception as failed:  # noqa: BLE001 - shown with the dead letter
+            with database.transaction() as tx:
+                if dead_letters.tried(tx, letter) is not None:
+                    dead_letters.failed_again(tx, letter, failed)
+            log.warning("%s: dead letter %d failed again: %s", self._projector, letter, failed)
+
+
+class _Front:
+    """The first events in line of one key: the dead letter, if it is open, and what waits behind it."""
+
+    def __init__(self, hold: Hold, size: int) -> None:
+        self.hold, self._size = hold, size
+        self.letter: int | None = None
+        self.places: list[int] = []
+        self.first: tuple[int, int] | None = None
+        self.length = 0
+        self.over = False
+
+    def take(self, tx: Any) -> list[Delivery]:
+        """Lock the hold and read the front of the line; empty if the key is not released any more."""
+        locked = keyholds.lock(tx, self.hold)
+        if locked is None or not locked[1]:
+            self.over = True
+            return []
+        head = dead_letters.open_letter(tx, locked[0])
+        self.letter = locked[0] if head is not None else None
+        # A statement of its own after the lock: it sees what was queued while the lock was waited for.
+        waiting = keyholds.waiting(tx, self.hold, self._size - (head is not None))
+        self.places = [place for place, _ in waiting]
+        taken = [*([head] if head is not None else []), *(delivery for _, delivery in waiting)]
+        self.first, self.length = (taken[0].position if taken else None), len(taken)
+        if not taken:
+            keyholds.let_go(tx, self.hold)
+            self.over = True
+        return taken
+
+    def done(self, tx: Any) -> None:
+        """They are applied."""
+        if self.letter is not None:
+            dead_letters.settle(tx, self.letter, "applied")
+        keyholds.forget(tx, self.places)

@@ -1,0 +1,117 @@
+"""The loop of a projector: takes a batch from its source, has it settled, commits the offsets."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from kylo_outbox.flows.project.deaths import DEATHS
+from kylo_outbox.model.errors import CircuitOpen, Poison, Transient
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from kylo_outbox.flows.project.deaths import Deaths
+    from kylo_outbox.flows.project.gaps import Gaps
+    from kylo_outbox.flows.project.settle import Projection
+    from kylo_outbox.model.delivery import Delivery
+
+log = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """Where records come from: a member of a consumer group."""
+
+    @property
+    def assigned(self) -> Collection[tuple[str, int]]: ...  # noqa: D102
+    def lost(self) -> Sequence[tuple[str, int, int, int]]: ...  # noqa: D102
+    def take(self, limit: int, seconds: float) -> list[Delivery]: ...  # noqa: D102
+    def commit(self, deliveries: Sequence[Delivery]) -> None: ...  # noqa: D102
+    def pause(self) -> None: ...  # noqa: D102
+    def resume(self) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectTurn:
+    """What one turn settled."""
+
+    settled: int
+    pause: float = 0.0
+
+
+class Project:
+    """The worker.
+
+    Args:
+        projection: Settles what is taken.
+        source: Gives records and takes offsets.
+        batch: At most so many records at once; the projector's own figure without it.
+        patience: Seconds to wait for the first record.
+        deaths: Finds records that kill the process; without it nobody looks.
+        gaps: Fills in what left the log unread; without it nobody looks.
+    """
+
+    def __init__(
+        self,
+        projection: Projection,
+        source: Source,
+        *,
+        batch: int | None = None,
+        patience: float = 0.2,
+        deaths: Deaths | None = None,
+        gaps: Gaps | None = None,
+    ) -> None:
+        self._projection, self._source = projection, source
+        self._batch, self._patience = batch or projection.projector.batch, patience
+        self._deaths, self._gaps = deaths, gaps
+        self._in_hand: list[Delivery] = []
+        self.settled = 0
+
+    @property
+    def name(self) -> str:
+        """For log lines."""
+        return f"project {self._projection.projector.name}"
+
+    def run_once(self) -> ProjectTurn:
+        """One batch. `Transient` keeps it in hand with the partitions paused; the next call tries it again."""
+        self._projection.tend()
+        limit = max(1, self._batch - len(self._in_hand))
+        self._in_hand += self._source.take(limit, 0.0 if self._in_hand else self._patience)
+        if not self._in_hand:
+            return ProjectTurn(0)
+        try:
+            if self._gaps:
+                self._gaps.close_before(self._source, self._projection.handle)
+            settled = self._settle()
+        except Transient as not_now:
+            # An open circuit needs to see what else arrives before it can tell that it was a few records after all.
+            if not isinstance(not_now, CircuitOpen) or len(self._in_hand) >= self._batch:
+                self._source.pause()
+            raise
+        self._source.resume()
+        self._source.commit(settled)
+        self.settled += len(settled)
+        return ProjectTurn(len(settled))
+
+    def close(self) -> None:
+        """Leave the group; what was not settled is read again by whoever gets the partitions."""
+        try:
+            if self._deaths:
+                self._deaths.close()
+        finally:
+            self._source.close()
+
+    def _settle(self) -> list[Delivery]:
+        number = self._deaths.begin(self._in_hand, self._source.assigned) if self._deaths else len(self._in_hand)
+        portion = self._in_hand[: max(1, number)]
+        if number:
+            self._projection.handle(portion)
+        else:
+            killer = Poison(f"the process died {DEATHS} times with this record alone in hand")
+            self._projection.bury(portion[0], killer, DEATHS)
+        if self._deaths:
+            self._deaths.done(portion)
+        del self._in_hand[: len(portion)]
+        return portion

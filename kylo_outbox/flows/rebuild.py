@@ -1,0 +1,188 @@
+"""Building a projector's tables anew from history, beside the live ones, and putting the result in their place.
+
+History comes from the log and from the outboxes, whichever reaches back further first. What was emitted is not emitted
+again. Exactly the events that the live projector took are applied: count and sum of ids of every key must agree with
+its positions, or history is incomplete and nothing is swapped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kylo_outbox.model.delivery import NOWHERE, Delivery, PositionAt, PositionKey
+from kylo_outbox.model.errors import Refused, Transient
+from kylo_outbox.model.projector import EffectProjector, Projector
+from kylo_outbox.model.upcast import lift
+from kylo_outbox.store import shadow
+from kylo_outbox.store.changes import changed_rows, counts
+from kylo_outbox.store.emit import muted
+from kylo_outbox.store.engine import may_idle
+from kylo_outbox.store.shadow import Difference, Shadow, Table, Taken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from kylo_outbox.store.engine import Database
+
+_LONG = 3600.0
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """What came out: events applied, each table compared, and whether the rows changed places."""
+
+    events: int = 0
+    tables: list[Difference] = field(default_factory=list)
+    swapped: bool = False
+
+
+class Rebuild:
+    """One projector in one database.
+
+    Args:
+        projector: Names its tables.
+        database: Where its effect lies.
+        histories: Each gives the events of the projector's topics in order per key, as far back as it reaches.
+        tell: Gets the number of events applied so far.
+
+    Raises:
+        Refused: the projector cannot be rebuilt, and why.
+    """
+
+    def __init__(
+        self,
+        projector: Projector,
+        database: Database,
+        histories: Sequence[Callable[[], Iterable[Sequence[Delivery]]]],
+        tell: Callable[[int], None] = lambda _number: None,
+    ) -> None:
+        if isinstance(projector, EffectProjector):
+            raise Refused([f"{projector.name}: its effect lies outside the database and cannot be built beside itself"])
+        if not projector.tables:
+            raise Refused(
+                [f'{projector.name}: names no tables; `tables = ("balances",)` on the projector makes it rebuildable']
+            )
+        self._projector, self._database, self._histories, self._tell = projector, database, histories, tell
+        self._shadow = Shadow(projector.name, projector.tables)
+
+    def run(self, *, swap: bool) -> Rebuilt:
+        """Build, compare and, with `swap`, change places; without it the live tables are not touched.
+
+        Raises:
+            Refused: history is incomplete, an event fails that the live projector applied, or the projector writes
+                tables that it does not name.
+            Transient: not now; nothing was changed.
+        """
+        for order in (self._histories, list(reversed(self._histories))):
+            pass_ = self._pass(order)
+            with self._database.transaction() as tx:
+                may_idle(tx, _LONG)
+                tables = self._shadow.tables(tx)
+                self._shadow.lock(tx, tables)
+                # From here on the live projector waits, so what it has taken stands still: the rest is caught up.
+                live = shadow.live_positions(tx, self._projector.name)
+                pass_.catch_up(order, live, shadow.not_applied(tx, self._projector.name))
+                missing = pass_.missing(live)
+                if not missing:
+                    return self._finish(tx, tables, pass_.events, swap=swap)
+        with self._database.transaction() as tx:
+            self._shadow.drop(tx)
+        _, topic, key = missing[0]
+        keys = f"{len(missing)} keys, such as {topic} {key}"
+        fault = (
+            f"history is incomplete for {keys}: neither log nor outbox has all that was applied; nothing was changed"
+        )
+        raise Refused([fault])
+
+    def undo(self) -> None:
+        """Bring back the rows from before the last swap; raises `Refused` if that would lose something."""
+        with self._database.transaction() as tx:
+            may_idle(tx, _LONG)
+            self._shadow.undo(tx)
+
+    def _pass(self, order: Sequence[Callable[[], Iterable[Sequence[Delivery]]]]) -> _Pass:
+        with self._database.transaction() as tx:
+            self._shadow.make(tx)
+            live = shadow.live_positions(tx, self._projector.name)
+            left_out = shadow.not_applied(tx, self._projector.name)
+        made = _Pass(self._projector, self._database, self._shadow, self._tell)
+        made.catch_up(order, live, left_out)
+        return made
+
+    def _finish(self, tx: Any, tables: Sequence[Table], events: int, *, swap: bool) -> Rebuilt:
+        found = Rebuilt(events, self._shadow.compare(tx, tables), swap)
+        if swap:
+            self._shadow.swap(tx, tables)
+        else:
+            self._shadow.drop(tx)
+        return found
+
+
+class _Pass:
+    """One run over history into the shadow."""
+
+    def __init__(
+        self, projector: Projector, database: Database, shadow_of: Shadow, tell: Callable[[int], None]
+    ) -> None:
+        self._projector, self._database, self._shadow, self._tell = projector, database, shadow_of, tell
+        self._at: dict[PositionKey, PositionAt] = {}
+        self._taken: dict[PositionKey, tuple[int, int]] = {}
+        self.events = 0
+
+    def catch_up(
+        self,
+        order: Sequence[Callable[[], Iterable[Sequence[Delivery]]]],
+        live: dict[PositionKey, Taken],
+        left_out: set[tuple[PositionKey, PositionAt]],
+    ) -> None:
+        """Apply what the live projector has taken and this run has not."""
+        if not self.missing(live):
+            return
+        for history in order:
+            for batch in history():
+                fresh = [delivery for delivery in batch if self._take(delivery, live)]
+                self._apply([each for each in fresh if (each.position_key, each.position) not in left_out])
+
+    def missing(self, live: dict[PositionKey, Taken]) -> list[PositionKey]:
+        """Keys of which other events were taken than by the live projector."""
+        return [
+            key for key, taken in sorted(live.items()) if self._taken.get(key, (0, 0)) != (taken.number, taken.digest)
+        ]
+
+    def _take(self, delivery: Delivery, live: dict[PositionKey, Taken]) -> bool:
+        key, at = delivery.position_key, delivery.position
+        if key not in live or at > live[key].at or at <= self._at.get(key, NOWHERE):
+            return False
+        self._at[key] = at
+        number, digest = self._taken.get(key, (0, 0))
+        self._taken[key] = number + 1, digest + at[1]
+        return True
+
+    def _apply(self, deliveries: Sequence[Delivery]) -> None:
+        size = self._projector.batch
+        for start in range(0, len(deliveries), size):
+            events = [lift(each.event, self._projector.upcasters) for each in deliveries[start : start + size]]
+            try:
+                with self._database.transaction() as tx, muted():
+                    may_idle(tx, _LONG)
+                    self._shadow.enter(tx)
+                    before = counts(tx)
+                    self._projector.apply(tx, events)
+                    self._refuse_others(changed_rows(tx, before))
+            except (Transient, Refused):
+                raise
+            except Exception as failed:
+                first = events[0]
+                raise Refused(
+                    [f"{first.topic} from #{first.outbox_id} on fails ({failed}); live it was applied: nothing changed"]
+                ) from failed
+            self.events += len(events)
+            self._tell(self.events)
+
+    def _refuse_others(self, changed: Iterable[str]) -> None:
+        others = sorted(table for table in changed if not table.startswith((f"{self._shadow.schema}.", "pg_temp")))
+        if others:
+            raise Refused(
+                [f"{self._projector.name}: writes {', '.join(others)}; name its tables in `tables`, without a schema"]
+            )

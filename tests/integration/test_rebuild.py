@@ -1,0 +1,183 @@
+"""Rebuilding beside the live tables: from the outbox, compared by count, digest and rows, swapped, undone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from kylo_outbox import Event, Projector, emit, emit_many
+from kylo_outbox.cli import app
+from kylo_outbox.flows.project import Projection
+from kylo_outbox.flows.rebuild import Rebuild
+from kylo_outbox.model.errors import Refused
+from kylo_outbox.model.projector import EffectProjector
+from kylo_outbox.model.topics import dead_letter_name
+from kylo_outbox.store.deliveries import stored_delivery
+from kylo_outbox.store.identity import require_own
+from kylo_outbox.store.outbox import stored_rows
+from kylo_outbox.testing import ledger
+
+TOPIC = "ledger-moves"
+
+
+class Telling(ledger.Ledger):
+    """A ledger that emits what it wrote."""
+
+    def apply(self, tx, events):
+        """Write and tell."""
+        super().apply(tx, events)
+        emit_many(tx, [Event(topic="told", key=each.key, type="TOLD", payload={}) for each in events])
+
+
+class Sly(ledger.Ledger):
+    """Writes a table that it does not name."""
+
+    def apply(self, tx, _events):
+        """Write elsewhere."""
+        tx.execute("insert into elsewhere values (1)")
+
+
+@pytest.fixture
+def books(control_db):
+    """A ledger with 40 moves on 4 keys, one of them a dead letter, and two that wait behind it."""
+    with control_db.transaction() as tx:
+        tx.execute(ledger.TABLE)
+        for number in range(40):
+            cents = -1 if number == 33 else number + 1
+            payload = {"from": "a", "to": "b", "cents": cents, "number": number}
+            emit(tx, topic=TOPIC, key=f"k{number % 4}", type="MOVED", payload=payload)
+    project(control_db, Telling())
+    return control_db
+
+
+def history(database):
+    """The stored events of the topic."""
+    with database.begin() as connection:
+        own = require_own(connection)
+    for rows in stored_rows(database, [TOPIC]):
+        yield [stored_delivery(row, own.store_id) for row in rows]
+
+
+def project(database, projector):
+    """What the running projector would do."""
+    projection = Projection(projector, lambda _delivery: database, dead_letter_name)
+    for batch in history(database):
+        projection.handle(batch)
+
+
+def rebuild(database, projector=None):
+    """A rebuild from the outbox."""
+    return Rebuild(projector or Telling(), database, [lambda: history(database)])
+
+
+def ask(database, sql):
+    """The answer of one query."""
+    with database.transaction() as tx:
+        return tx.execute(sql).fetchall()
+
+
+def entries(database):
+    """The ledger without what the database makes."""
+    return ask(database, "select event_id, account, cents, number from ledger_entries order by number, account")
+
+
+def test_a_rebuild_equals_the_live_tables_and_emits_nothing(books):
+    """Same rows, dead letter and waiting events left out as live; nothing emitted, nothing changed without a swap."""
+    before, told = entries(books), ask(books, "select count(*) from outbox where topic = 'told'")
+    done = rebuild(books).run(swap=False)
+    assert [(each.live, each.rebuilt, each.equal) for each in done.tables] == [(len(before), len(before), True)]
+    assert done.events == len(before) // 2 == 38
+    assert entries(books) == before
+    assert ask(books, "select count(*) from outbox where topic = 'told'") == told
+    assert ask(books, "select to_regnamespace('kylo_shadow_ledger')") == [(None,)]
+
+
+def test_damage_is_found_mended_and_undone(books):
+    """A deleted and a changed row differ; the swap restores them in one transaction; undo brings the damage back."""
+    whole = entries(books)
+    with books.transaction() as tx:
+        tx.execute("delete from ledger_entries where number = 3")
+        tx.execute("update ledger_entries set cents = cents * 2 where number = 5")
+    damaged = entries(books)
+    [table] = rebuild(books).run(swap=False).tables
+    assert (table.only_live, table.only_rebuilt) == (2, 4)
+    assert rebuild(books).run(swap=True).swapped
+    assert entries(books) == whole
+    rebuild(books).undo()
+    assert entries(books) == damaged
+    with pytest.raises(Refused, match="nothing was swapped"):
+        rebuild(books).undo()
+
+
+def test_the_projector_goes_on_after_a_swap(books):
+    """New events are appended with fresh entry numbers; undo would lose them and is refused."""
+    rebuild(books).run(swap=True)
+    with books.transaction() as tx:
+        emit(tx, topic=TOPIC, key="k0", type="MOVED", payload={"from": "a", "to": "b", "cents": 7, "number": 90})
+    project(books, Telling())
+    assert len(entries(books)) == 78
+    with pytest.raises(Refused, match="applied more since"):
+        rebuild(books).undo()
+    with books.transaction() as tx:
+        assert ledger.check(tx).unbalanced == {}
+
+
+def test_incomplete_history_swaps_nothing(books):
+    """With rows gone from the outbox and no log, count and digest do not agree: refused with the keys."""
+    with books.transaction() as tx:
+        tx.execute("delete from kylo.outbox_log where id <= 6")
+    before = entries(books)
+    with pytest.raises(Refused, match="history is incomplete for 4 keys"):
+        rebuild(books).run(swap=True)
+    assert entries(books) == before
+
+
+def test_what_cannot_be_rebuilt_is_refused(books):
+    """Outside effects, projectors without declared tables, undeclared writes, tables that do not exist."""
+
+    class Outside(EffectProjector):
+        name, topics = "outside", (TOPIC,)
+
+    class Nameless(Projector):
+        name, topics = "nameless", (TOPIC,)
+
+    class Missing(ledger.Ledger):
+        tables = ("nowhere",)
+
+    with books.transaction() as tx:
+        tx.execute("create table elsewhere (n int)")
+    for projector, fault in (
+        (Outside(), "outside the database"),
+        (Nameless(), "names no tables"),
+        (Missing(), "nowhere is no table"),
+        (Sly(), "writes .*elsewhere"),
+    ):
+        with pytest.raises(Refused, match=fault):
+            rebuild(books, projector).run(swap=True)
+    assert ask(books, "select count(*) from elsewhere") == [(0,)]
+
+
+def test_the_command(books, monkeypatch, tmp_path):
+    """--dry-run compares and tells differences by its exit code; --yes swaps and is audited; --undo takes it back."""
+    monkeypatch.setenv("PG_DSN_RW", books.dsn)
+    for name in ("KAFKA_BROKERS", "KAFKA_BOOTSTRAP_SERVERS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words, code=0):
+        result = CliRunner().invoke(app, ["rebuild", "kylo_outbox.testing.ledger:Ledger", *words])
+        assert result.exit_code == code, (result.stdout, result.stderr)
+        return result
+
+    run(code=2)
+    assert json.loads(run("--dry-run", "--json").stdout)["events"] == 38
+    with books.transaction() as tx:
+        tx.execute("delete from ledger_entries where number = 3")
+    run("--dry-run", code=1)
+    run("--yes")
+    run("--undo", "--yes")
+    run("--dry-run", code=1)
+    verbs = ask(books, "select verb, reason from kylo.audit order by id")
+    assert verbs == [("rebuild", "ledger"), ("rebuild undo", "ledger")]
