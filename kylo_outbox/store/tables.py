@@ -183,6 +183,7 @@ lanes = sa.Table(
     _at("moved_at"),
     sa.Column("parent", sa.SmallInteger, sa.ForeignKey("kylo.lanes.lane", ondelete="CASCADE")),
     sa.Column("except_slots", pg.ARRAY(sa.SmallInteger), nullable=False, server_default=sa.text("'{}'::smallint[]")),
+    sa.Column("session", sa.Integer, comment="Process id of the connection that took the lane."),
     schema="kylo",
     comment="The cursor: each event with id <= high_water that snapshot shows is acknowledged. Leased with an epoch.",
 )

@@ -28,6 +28,10 @@ select (select count(*) from outbox where processed_at is null) - (select count(
 _UP = "select count(*) from control.heartbeats where part = 'relay' and instance like %s"
 
 
+def _tail(log_file: Path) -> list[str]:
+    return log_file.read_text(errors="replace").splitlines()[-40:] if log_file.exists() else []
+
+
 @dataclass(frozen=True)
 class LaneNow:
     """A lane as it stands: the holder's pid (None: free), and how far it is."""
@@ -112,7 +116,7 @@ class Arena:
     def tell(self) -> None:
         """Print the ends of the relays' logs; pytest shows it where a test failed."""
         for relay in self.relays:
-            print(f"== {relay.log_file.name}", *relay.said().splitlines()[-40:], sep="\n")
+            print(f"== {relay.log_file.name}", *_tail(relay.log_file), sep="\n")
 
     def _ask(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """The answer of one query; a lost connection is made anew, for up to a minute."""

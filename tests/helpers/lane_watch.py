@@ -75,9 +75,8 @@ def _look(  # noqa: PLR0911 - one return a rule
         return f"note {n}: the epoch of lane {lane} fell from {former_epoch} to {epoch}"
     if epoch > former_epoch:
         owners[lane] = _Owned(epoch, session)
-        return ""
-    if known is None or known.session != session:
+    elif known is None or known.session != session:
         return f"note {n}: session {session} moved lane {lane} in epoch {epoch}, which it does not own"
-    if high < former_high:
+    elif high < former_high:
         return f"note {n}: the cursor of lane {lane} went back from {former_high} to {high}"
     return ""

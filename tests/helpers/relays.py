@@ -24,12 +24,14 @@ class RelayProcess:
         self.log_file = log_file
         self.stopped = False
         self._settings, self.planted = dict(settings), planted
+        self._born_at = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it; returns at once."""
         program = ["tests.helpers.planted", self.planted] if self.planted else ["kylo_outbox"]
         with self.log_file.open("ab") as log:
+            self._born_at = log.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *program, "relay", "--wait"],
                 stdin=subprocess.DEVNULL,
@@ -65,7 +67,11 @@ class RelayProcess:
         self.stopped = False
 
     def kill(self) -> None:
+<<<<<<< HEAD
+        """End it with kill -9, and wait until it is gone; nothing when it does not run."""
+=======
         """Kill -9, and wait until it is gone; nothing when it does not run."""
+>>>>>>> main
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait(30)
@@ -82,5 +88,5 @@ class RelayProcess:
         return self._process.wait(seconds)
 
     def said(self) -> str:
-        """Everything it has logged so far, all its lives together."""
-        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+        """What it has logged in its present life."""
+        return self.log_file.read_bytes()[self._born_at :].decode(errors="replace")
