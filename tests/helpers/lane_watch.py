@@ -59,9 +59,7 @@ def owned_twice(dsn: str) -> list[str]:
     return [fault for note in notes if (fault := _look(owners, *note))]
 
 
-def _look(  # noqa: PLR0911 - one return a rule
-    owners: dict[int, _Owned], lane: int, op: str, parent: int | None, *change: Any
-) -> str:
+def _look(owners: dict[int, _Owned], lane: int, op: str, parent: int | None, *change: Any) -> str:
     former_epoch, epoch, former_high, high, session, n = change
     if op == "DELETE":
         return ""
