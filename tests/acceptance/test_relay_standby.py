@@ -50,14 +50,9 @@ def commit(arena, prefix, count, size=10):
         return {str(event.event_id) for event in emit_many(connection, events)}
 
 
-<<<<<<< HEAD
 def says(relay, words):
     """Whether a relay has said something in its present life."""
     return words in relay.said()
-=======
-def _is_stopping(relay):
-    return "stopping" in relay.said()
->>>>>>> main
 
 
 def until_in_hand(arena, relay):
@@ -188,11 +183,7 @@ def test_a_stop_waits_for_a_slow_broker_and_a_second_signal_does_not(own_arena, 
                 ledger |= commit(arena, "in hand", 500)
                 until_in_hand(arena, hurried)
                 hurried.signal(signal.SIGTERM)
-<<<<<<< HEAD
                 wait_until(partial(says, hurried, "stopping"), 30, "it is stopping")
-=======
-                wait_until(partial(_is_stopping, hurried), 30, "it is stopping")
->>>>>>> main
                 begun = time.monotonic()
                 hurried.signal(number)
                 assert hurried.wait(SOON) == 128 + number

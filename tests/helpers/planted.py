@@ -1,10 +1,6 @@
 """A relay with one mechanism taken out: `python -m tests.helpers.planted NAME relay` is the real command with it.
 
-<<<<<<< HEAD
 Each function here is a mistake that a relay may be written with. They live in processes of tests only.
-=======
-Each function here is a mistake that a relay may be written with; they live in a process of a test alone.
->>>>>>> main
 """
 
 from __future__ import annotations
@@ -163,15 +159,7 @@ def no_slot_lock(dsn: str) -> None:
     """`kylo.emit` without the lock of the slot; planted in the database, because that is where it lives."""
     with psycopg.connect(dsn) as connection:
         for name in ("emit_raw", "emit_many"):
-<<<<<<< HEAD
             [(text,)] = connection.execute(_SOURCE, (name,)).fetchall()
-=======
-            [(text,)] = connection.execute(
-                "select pg_get_functiondef(oid) from pg_proc "
-                "where proname = %s and pronamespace = 'kylo'::regnamespace",
-                (name,),
-            ).fetchall()
->>>>>>> main
             assert "pg_advisory_xact_lock(1802068079," in text
             # The same call without its effect.
             connection.execute(text.replace("pg_advisory_xact_lock(1802068079,", "format('%s %s', 1802068079,"))

@@ -67,11 +67,7 @@ class RelayProcess:
         self.stopped = False
 
     def kill(self) -> None:
-<<<<<<< HEAD
         """End it with kill -9, and wait until it is gone; nothing when it does not run."""
-=======
-        """Kill -9, and wait until it is gone; nothing when it does not run."""
->>>>>>> main
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait(30)
