@@ -53,8 +53,18 @@ def recording(recorder: Recorder) -> type[confluent_kafka.Producer]:
     """A producer class that tells the recorder of each acknowledgement, then whoever asked for it."""
 
     class Recorded(confluent_kafka.Producer):
-        def produce(self, topic: str, value: Any = None, key: Any = None, **words: Any) -> None:  # type: ignore[override]
-            told = words.pop("on_delivery", None)
+        def produce(
+            self,
+            topic: str,
+            value: Any = None,
+            key: Any = None,
+            partition: int = -1,
+            callback: Any = None,
+            on_delivery: Any = None,
+            timestamp: int = 0,
+            headers: Any = None,
+        ) -> None:
+            told = callback if on_delivery is None else on_delivery
 
             def report(error: Any, message: Any) -> None:
                 if error is None:
@@ -62,7 +72,7 @@ def recording(recorder: Recorder) -> type[confluent_kafka.Producer]:
                 if told is not None:
                     told(error, message)
 
-            super().produce(topic, value, key, on_delivery=report, **words)
+            super().produce(topic, value, key, partition, report, report, timestamp, headers)
 
     return Recorded
 
