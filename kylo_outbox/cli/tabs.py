@@ -147,6 +147,22 @@ def recreate(company_id: One, *, as_json: AsJson = False) -> None:
         say(f"company {company_id}: made {', '.join(made)}")
 
 
+@_group.command("approvals")
+def read_approvals(companies: Companies = None, *, as_json: AsJson = False) -> None:
+    """Read now what people approved in Pending tabs; it also happens by itself every KYLO_SHEETS_APPROVALS_EVERY.
+
+    Approved lines become approved rules, faulty ones get their reason in Match_Notes with the next post.
+
+    Example: kylo-outbox sheets approvals 710
+    """
+    with opened() as context:
+        changed = sheets.read_approvals(context.parts).run_once(companies or ())
+    if as_json:
+        print_json(changed)
+    else:
+        print_table(("company", "lines that say something new"), sorted(changed.items()))
+
+
 @_group.command()
 def conformance(
     *,

@@ -20,8 +20,7 @@ select txn_uid::text, seq, occurred_at, description, amount_cents
 """
 STATES = """
 select p.txn_uid::text, p.status, to_char(p.resolved_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-       (select max(q.rules_version) from kylo.sort_queue q
-         where q.company_id = p.company_id and q.txn_uid = p.txn_uid)
+       coalesce(p.rule_id::text, 'ruleset ' || p.rules_version)
   from kylo.pending_txns p where p.company_id = %s and p.txn_uid = any(%s::uuid[])
 """
 ACTIVE = """
@@ -43,10 +42,7 @@ def states_of(tx: psycopg.Connection[Any], company_id: str, hashes: Iterable[str
     ids = [line for line in hashes if _is_uuid(line)]
     rows = tx.execute(STATES, (company_id, ids)).fetchall()
     return {
-        row[0]: Marks(rule_id=f"ruleset {row[3]}" if row[3] else "", processed_at=row[2] or "")
-        if row[1] == "resolved"
-        else None
-        for row in rows
+        row[0]: Marks(rule_id=row[3] or "", processed_at=row[2] or "") if row[1] == "resolved" else None for row in rows
     }
 
 

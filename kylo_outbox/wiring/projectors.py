@@ -147,6 +147,8 @@ class ProjectorProcess:
         schedule.every(1.0, "heartbeat", heart.beat)
         if self._parts.settings.sheets_post and any(isinstance(each, PostSheet) for each in self._projectors):
             schedule.every(600.0, "unposted tabs", announce_unposted(self._parts).run_once)
+            every = self._parts.settings.sheets_approvals_every
+            schedule.every(every, "approvals", sheets.read_approvals(self._parts).run_once)
         schedule.start()
         stop.wait()
         schedule.stop()

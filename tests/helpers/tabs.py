@@ -30,6 +30,13 @@ insert into control.company_config (company_id, db_dsn_rw, db_schema, spreadshee
 values (%s, 'env:PG_DSN_RW', 'app', %s, %s, %s) on conflict do nothing
 """
 RULES = """
+with version as (
+    insert into kylo.rules_versions (company_id, version, former) values (%s, %s, 0)
+    on conflict (company_id, version) do nothing
+), in_force as (
+    insert into kylo.company_state (company_id, rules_version) values (%s, %s)
+    on conflict (company_id) do update set rules_version = excluded.rules_version
+)
 insert into kylo.rules_active (company_id, version, position, source, source_norm, target_sheet, target_header)
 select %s, %s, n, s, lower(s), 'PETTY CASH', 'Food' from unnest(%s::text[]) with ordinality as g(s, n)
 """
@@ -156,7 +163,7 @@ class Office:
     def rules(self, version: int, *sources: str, company: str = "710") -> None:
         """Put a version of the rules in force."""
         with self.database.transaction() as tx:
-            tx.execute(RULES, (company, version, list(sources)))
+            tx.execute(RULES, (*(company, version) * 3, list(sources)))
 
     def post(self, *companies: str) -> None:
         """One turn of the projector for these companies."""

@@ -54,6 +54,18 @@ comment on table control.sheets_quota is
     'When each call of the last minute was allowed, by Google account; shared by all processes.';
 
 alter table control.sheet_posts add column sheet_id bigint, add column ruleset_version integer;
+
+do $$
+declare
+    name text;
+begin
+    foreach name in array array['sheet_tabs', 'sheets_aside', 'sheet_marks'] loop
+        execute format('alter table control.%I enable row level security', name);
+        execute format('create policy company_only on control.%I '
+                       'using (company_id = current_setting(''kylo.company'', true)) '
+                       'with check (company_id = current_setting(''kylo.company'', true))', name);
+    end loop;
+end $$;
 """
 
 DOWN = """
