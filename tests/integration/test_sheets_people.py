@@ -113,7 +113,9 @@ def test_a_person_s_text_in_a_system_column_stays(office):
     row = office.standin.hashes(TITLE).index(office.ids_open[0]) + 2
     office.standin.type_in(TITLE, row, "H", "ask Anna")
     say(office, {office.ids_open[0]: Marks("unknown Target_Sheet", RULE)})
+    writes = office.standin.writes()
     office.post()
+    assert office.standin.writes() == writes + 1
     line = by_hash(office)[office.ids_open[0]]
     assert (line[7], line[9]) == ("ask Anna", RULE)
     say(office, {})
