@@ -168,6 +168,11 @@ class NoBroker:
     def rebuild(self, *, smaller: bool = False) -> None:
         """Nothing to build."""
 
+    @property
+    def smallest(self) -> bool:
+        """There are no batches."""
+        return True
+
     def close(self) -> None:
         """Nothing to close."""
 
@@ -286,6 +291,11 @@ class Publisher:
         """Wait up to `seconds` for everything in flight; how many records are left."""
         self._serve(self._producer.flush, seconds)
         return len(self._producer)
+
+    @property
+    def smallest(self) -> bool:
+        """Whether `rebuild(smaller=True)` would make no difference."""
+        return bool(self._config["batch.size"] <= _SMALLEST_BATCH)
 
     def rebuild(self, *, smaller: bool = False) -> None:
         """Throw the client away with everything it has not sent, and build a new one.

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 _CURSOR_EVERY = 0.1
 _RENEW_EVERY = 0.4
+# Below what the client's smallest batches hold.
+_SMALL = 12_000
 # How long a stop waits for acknowledgements.
 _DRAIN = 10.0
 _STANDBY = 0.2
@@ -232,6 +234,9 @@ class Relay:
         metrics.OUTBOX_PUBLISH_FAILURES.labels(reason=reason.partition(":")[0]).inc()
         self.state.failed += 1
         refused = ticket.refuses_record(outlet.fatal)
+        if refused and self._batches_too_large(outlet, ticket):
+            self._start_over(session, outlet, smaller=True)
+            return
         if refused and not sure:
             # Nobody is blamed before one batch at a time has shown which it is.
             self._caution.doubt()
@@ -243,6 +248,17 @@ class Relay:
         self._start_over(session, outlet)
         if not refused:
             raise KafkaFault(f"Kafka: {reason}", "broker", "_FATAL")
+
+    def _batches_too_large(self, outlet: Outlet, ticket: Ticket) -> bool:
+        """Whether the limit in the way is one that no record in flight can reach by itself: no need to doubt them."""
+        if outlet.smallest or self._holding.ticket is not None or not ticket.refused_for_size(outlet.fatal):
+            return False
+        return all(
+            len(row[4]) + len(row[5] or "") < _SMALL
+            for track in self._tracks
+            for batch in track.batches
+            for row in batch.published
+        )
 
     def _start_over(self, session: LaneSession, outlet: Outlet, *, smaller: bool = False) -> None:
         self._store_cursors(session, now=True)
