@@ -52,7 +52,7 @@ def test_a_relay_that_does_not_relay_has_no_figure(scene):
 )
 def test_the_reference_relays_send_everything_once_and_mark_it(scene, relay):
     """A straw man would make our figures worthless: they are complete."""
-    count = 300
+    count = 3000
     with scene.database() as database, scene.topic() as topic, pace.consumer(scene) as look:
         relay.prepare(scene, database, topic)
         relay.fill(database, topic, count)

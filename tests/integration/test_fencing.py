@@ -100,7 +100,7 @@ def open_fenced(address, store_id, topic):
     made = []
 
     def make(kind=FencedPublisher):
-        made.append(kind(address, store_id, 1))
+        made.append(kind(address, store_id))
         return claimed(made[-1], topic) if kind is FencedPublisher else made[-1]
 
     yield make

@@ -159,6 +159,9 @@ def test_a_dump_restored_elsewhere_is_refused_until_adopted(folder, postgres_ser
     target = server_in(folder, "target")
     target.start()
     target.create_database("life")
+    with closing(connect(target.dsn("life"), "test", autocommit=True)) as connection:
+        # Roles belong to the cluster and are in no dump of a database.
+        connection.execute("create role kylo_company nologin")
     target._tool("pg_restore", *target._address(), "-d", "life", dump)
     after = target.dsn("life")
     with pytest.raises(NotReady, match=r"store rename.*store adopt"):
