@@ -137,13 +137,19 @@ class Subscription:
         """Leave the group at once, so that others need not wait for the session to end."""
         guarded(self._consumer.close)
 
-    def _on_assign(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
+    def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        if self._paused:
+            consumer.incremental_assign(partitions)
+            consumer.pause(partitions)
         places = {(partition.topic, partition.partition) for partition in partitions}
         self._assigned |= places
         for place in places:
             self._next.pop(place, None)
 
-    def _on_revoke(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
+    def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        # The client remembers the pause beyond the membership: should they come back, nobody would wake them again.
+        if self._paused:
+            consumer.resume(partitions)
         self._assigned.difference_update((partition.topic, partition.partition) for partition in partitions)
 
     @staticmethod  # noqa: RET503 - it ends in NoReturn

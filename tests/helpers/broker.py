@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,6 +45,11 @@ def make_topic(bootstrap: str, name: str = "", partitions: int = 4, config: dict
     admin = AdminClient({"bootstrap.servers": bootstrap})
     [future] = admin.create_topics([NewTopic(name, partitions, 1, config=config or {})]).values()
     future.result(20)
+    # The controller knows it first; the brokers that clients ask learn of it a moment later.
+    until = time.monotonic() + 20
+    while (found := admin.list_topics(name, 20).topics[name]).error or len(found.partitions) < partitions:
+        assert time.monotonic() < until, found.error
+        time.sleep(0.01)
     return name
 
 

@@ -136,9 +136,8 @@ class Holding:
     def settle(self, session: LaneSession) -> None:
         """Let the held batch in flight go, once it is acknowledged."""
         if self._sent is not None and self._sent[0].done:
-            ticket, rows = self._sent
+            _, rows = self._sent
             count_published(rows)
-            self._state.published += ticket.expected
             self._done(session, rows)
 
     def go_on(self, session: LaneSession, outlet: Outlet) -> None:
@@ -165,6 +164,7 @@ class Holding:
 
     def _done(self, session: LaneSession, rows: list[Row]) -> None:
         session.let_go(rows)
+        self._state.published += len(rows)
         self._caution.passed(rows)
         self._sent, self._tried_at, self.alone = None, 0.0, False
         self.load(session)

@@ -187,7 +187,7 @@ class Relay:
             for batch in track.pop_finished():
                 done += batch.count
                 answered = answered or batch.ticket is not None
-                self.state.published += batch.count
+                self.state.published += len(batch.published) + len(batch.direct)
                 innocent = self._caution.passed(batch.published) or innocent
                 count(batch)
         if broken is not None:

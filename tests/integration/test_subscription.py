@@ -1,0 +1,83 @@
+"""Members of a consumer group that pause while they wait, and what a rebalance makes of it."""
+
+from __future__ import annotations
+
+import time
+from uuid import uuid4
+
+import pytest
+from confluent_kafka import Producer
+
+from kylo_outbox.kafka.consumer import Subscription
+from tests.helpers.broker import make_topic
+
+PARTITIONS = 4
+
+
+@pytest.fixture
+def topic(kafka_server):
+    """An empty topic."""
+    return make_topic(kafka_server.bootstrap, partitions=PARTITIONS)
+
+
+@pytest.fixture
+def join(address, topic):
+    """Members of one group; whoever is left leaves in the end."""
+    group, members = f"g-{uuid4().hex[:8]}", []
+
+    def member():
+        made = Subscription(address, group, [topic])
+        members.append(made)
+        return made
+
+    yield member
+    for made in members:
+        made.close()
+
+
+def write(kafka_server, topic):
+    """One record on each partition."""
+    producer = Producer({"bootstrap.servers": kafka_server.bootstrap})
+    for partition in range(PARTITIONS):
+        producer.produce(topic, b"{}", b"k", partition=partition)
+    assert producer.flush(20) == 0
+
+
+def until(holds, *members, seconds=60):
+    """Serve the members until something holds; the partitions of what they got."""
+    taken, end = [], time.monotonic() + seconds
+    while not holds(taken):
+        assert time.monotonic() < end, taken
+        for member in members:
+            taken += [delivery.partition for delivery in member.take(100, 0.05)]
+    return taken
+
+
+def test_a_partition_that_left_while_paused_is_read_when_it_comes_back(kafka_server, join, topic):
+    """Paused, given to another, gone on without it, given back: a client remembers the pause for ever."""
+    first = join()
+    until(lambda _: len(first.assigned) == PARTITIONS, first)
+    first.pause()
+    second = join()
+    until(lambda _: len(second.assigned) == len(first.assigned) == PARTITIONS // 2, first, second)
+    first.resume()
+    second.close()
+    until(lambda _: len(first.assigned) == PARTITIONS, first)
+    write(kafka_server, topic)
+    assert sorted(until(lambda taken: len(taken) == PARTITIONS, first)) == list(range(PARTITIONS))
+
+
+def test_a_partition_that_comes_while_paused_waits_with_the_others(kafka_server, join, topic):
+    """Who waits for a database takes nothing from a partition that is assigned meanwhile, until it goes on."""
+    first = join()
+    second = join()
+    until(lambda _: len(second.assigned) == len(first.assigned) == PARTITIONS // 2, first, second)
+    write(kafka_server, topic)
+    until(lambda taken: len(taken) == PARTITIONS, first, second)
+    new = {number for _, number in second.assigned}
+    first.pause()
+    second.close()
+    until(lambda _: len(first.assigned) == PARTITIONS, first)
+    assert [first.take(100, 0.1) for _ in range(10)] == [[]] * 10
+    first.resume()
+    assert set(until(lambda taken: len(taken) == len(new), first)) == new, "nothing was committed: they come again"
