@@ -6,8 +6,10 @@ from typing import ClassVar
 from uuid import uuid4
 
 from kylo_outbox import Poison, Projector
+from kylo_outbox.flows.project import Projection
 from kylo_outbox.model.delivery import from_record
 from kylo_outbox.model.events import Origin
+from kylo_outbox.model.topics import dead_letter_name
 
 TABLE = "create table if not exists applied (n bigserial, key text, event_id text, outbox_id bigint)"
 
@@ -50,3 +52,20 @@ def delivery(number, key="k", payload=b"{}", *, store=STORE, generation=1, offse
         headers=[("kylo", origin.header())],
         at=None,
     )
+
+
+def applied(database):
+    """What was applied there, in order: (key, outbox id)."""
+    with database.transaction() as tx:
+        return tx.execute("select key, outbox_id from applied order by n").fetchall()
+
+
+def ask(database, sql):
+    """The answer of one query."""
+    with database.transaction() as tx:
+        return tx.execute(sql).fetchall()
+
+
+def on(database, **more):
+    """A projection on one database."""
+    return Projection(Collects("t"), lambda _delivery: database, dead_letter_name, databases=lambda: [database], **more)

@@ -12,6 +12,7 @@ from kylo_outbox.kafka.client import KafkaAddress
 from kylo_outbox.kafka.producer import Publisher
 from kylo_outbox.model.errors import Transient
 from kylo_outbox.store.session import LaneSession
+from tests.helpers.projectors import TABLE
 from tests.helpers.two_brokers import TwoBrokers
 
 
@@ -82,3 +83,22 @@ def patiently():
                 time.sleep(pause)
 
     return run
+
+
+@pytest.fixture
+def make_home(make_database):
+    """Databases with the table of `Collects`."""
+
+    def make():
+        database = make_database()
+        with database.transaction() as tx:
+            tx.execute(TABLE)
+        return database
+
+    return make
+
+
+@pytest.fixture
+def home(make_home):
+    """One of them."""
+    return make_home()

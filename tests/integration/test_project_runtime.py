@@ -1,4 +1,4 @@
-"""What a projector survives: a store that is away, most records failing, a record that kills, long waits, odd bytes."""
+"""What a projector survives: a store that is away, most records failing, long waits, odd bytes."""
 
 from __future__ import annotations
 
@@ -11,52 +11,16 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from kylo_outbox import Poison, Transient
-from kylo_outbox.flows.project import Aside, Deaths, Project, Projection
+from kylo_outbox.flows.project import Aside, Projection
 from kylo_outbox.model.delivery import from_record
 from kylo_outbox.model.errors import CircuitOpen, Unreachable
 from kylo_outbox.model.topics import dead_letter_name
 from kylo_outbox.store import keyholds
 from kylo_outbox.store.engine import Database
 from tests.helpers.odd_records import records
-from tests.helpers.projectors import STORE, TABLE, Collects, delivery
+from tests.helpers.projectors import STORE, Collects, applied, ask, delivery, on
 
 BAD = b'{"poison": true}'
-
-
-@pytest.fixture
-def make_home(make_database):
-    """Databases with the table of `Collects`."""
-
-    def make():
-        database = make_database()
-        with database.transaction() as tx:
-            tx.execute(TABLE)
-        return database
-
-    return make
-
-
-@pytest.fixture
-def home(make_home):
-    """One of them."""
-    return make_home()
-
-
-def applied(database):
-    """What was applied there, in order: (key, outbox id)."""
-    with database.transaction() as tx:
-        return tx.execute("select key, outbox_id from applied order by n").fetchall()
-
-
-def ask(database, sql):
-    """The answer of one query."""
-    with database.transaction() as tx:
-        return tx.execute(sql).fetchall()
-
-
-def on(database, **more):
-    """A projection on one database."""
-    return Projection(Collects("t"), lambda _delivery: database, dead_letter_name, databases=lambda: [database], **more)
 
 
 class Switch(Database):
@@ -200,109 +164,6 @@ def test_an_accepted_circuit_buries(home):
     projection = on(home, notices=lambda *_: True)
     projection.handle([delivery(n, f"k{n}", BAD) for n in range(1, 41)])
     assert ask(home, "select count(*) from kylo.dead_letters") == [(40,)]
-
-
-class Records:
-    """A source of given records that begins again behind the last commit, as a group would."""
-
-    assigned = frozenset({("t", 0)})
-
-    def __init__(self, records):
-        self.records, self.at, self.committed, self.paused = records, 0, 0, 0
-
-    def begin_again(self):
-        """A new owner starts where the last one committed."""
-        self.at = self.committed
-        return self
-
-    def take(self, limit, _seconds):
-        """The next ones."""
-        found = self.records[self.at : self.at + limit]
-        self.at += len(found)
-        return found
-
-    def commit(self, deliveries):
-        """Remember."""
-        self.committed += len(deliveries)
-
-    def lost(self):
-        """Nothing."""
-        return []
-
-    def pause(self):
-        """Count."""
-        self.paused += 1
-
-    def resume(self):
-        """Nothing to do."""
-
-    def close(self):
-        """Nothing to do."""
-
-
-class KilledError(BaseException):
-    """Stands for the end of the process: nothing catches it, nothing is cleaned up."""
-
-
-class Kills(Collects):
-    """Dies over one record."""
-
-    def apply(self, tx, events):
-        """Die before anything else."""
-        if any(event.outbox_id == 137 for event in events):
-            raise KilledError
-        super().apply(tx, events)
-
-
-def test_a_record_that_kills_is_set_aside_after_three_deaths_alone(home):
-    """Narrowed from a range to one record; the others are applied once, in order, and the marks are gone."""
-    source = Records([delivery(n, f"k{n % 7}") for n in range(1, 301)])
-    deaths = 0
-    while source.committed < 300:
-        projection = Projection(Kills("t"), lambda _: home, dead_letter_name)
-        worker = Project(projection, source.begin_again(), deaths=Deaths(home, "collects"))
-        try:
-            while source.committed < 300:
-                worker.run_once()
-        except KilledError:
-            deaths += 1
-            assert deaths < 10
-    assert deaths == 4, "once within a range, three times alone"
-    [letter] = ask(home, "select outbox_id, reason, attempts from kylo.dead_letters")
-    assert letter == (137, "the process died 3 times with this record alone in hand", 3)
-    held = {number for number in range(138, 301) if number % 7 == 137 % 7}
-    assert [number for _, number in applied(home)] == [n for n in range(1, 301) if n != 137 and n not in held]
-    assert ask(home, "select count(*) from kylo.in_hand") == [(0,)]
-
-
-def test_marks_cost_nothing_after_the_first_batch(home):
-    """One mark and its removal after a start; every later batch writes none."""
-    writes = []
-
-    class Counts(Deaths):
-        def _write(self, marks):
-            writes.append(len(marks))
-            super()._write(marks)
-
-    source = Records([delivery(n) for n in range(1, 1001)])
-    worker = Project(on(home), source, batch=50, deaths=Counts(home, "collects"))
-    while source.committed < 1000:
-        worker.run_once()
-    assert writes == [1]
-    assert len(applied(home)) == 1000
-
-
-def test_a_stop_that_is_no_death_accuses_nobody(home):
-    """A worker that closes with records in hand takes its marks away."""
-    source = Records([delivery(n) for n in range(1, 11)])
-    projection = on(home)
-    worker = Project(projection, source, deaths=Deaths(home, "collects"))
-    projection.projector.fail_after_effect = Transient("not now")
-    with pytest.raises(Transient):
-        worker.run_once()
-    assert ask(home, "select first_offset, last_offset from kylo.in_hand") == [(1, 10)]
-    worker.close()
-    assert ask(home, "select count(*) from kylo.in_hand") == [(0,)]
 
 
 class Computes(Collects):
