@@ -44,9 +44,9 @@ def make_topic(bootstrap: str, name: str = "", partitions: int = 4, config: dict
     name = name or f"t-{uuid.uuid4().hex[:10]}"
     admin = AdminClient({"bootstrap.servers": bootstrap})
     [future] = admin.create_topics([NewTopic(name, partitions, 1, config=config or {})]).values()
-    future.result(20)
+    future.result(60)
     # The controller knows it first; the brokers that clients ask learn of it a moment later.
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while (found := admin.list_topics(name, 20).topics[name]).error or len(found.partitions) < partitions:
         assert time.monotonic() < until, found.error
         time.sleep(0.01)
@@ -57,7 +57,7 @@ def delete_topic(bootstrap: str, name: str) -> None:
     """Delete a topic and wait until it is gone."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     [future] = admin.delete_topics([name]).values()
-    future.result(20)
+    future.result(60)
 
 
 def read_all(bootstrap: str, topic: str) -> list[Seen]:

@@ -55,7 +55,7 @@ def make_relay(control_db, address):
 def run_until():
     """Run a worker's turns until something holds, at most so many seconds."""
 
-    def run(worker, holds, seconds=20.0):
+    def run(worker, holds, seconds=90.0):
         until = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < until, "it did not come to hold"

@@ -282,12 +282,14 @@ def test_the_relay_drains_a_backlog_in_order_and_repeats_nothing(
 def test_a_relay_that_stands_by_refuses_nobody(control_db, topic, fenced_relay, run_until):
     """The id is claimed by whoever publishes: a second relay that starts does not stop the first."""
     leader, standby = fenced_relay(), fenced_relay()
+    standby.relay._opened()  # to connect may take longer than a lease lasts
     run_until(leader, lambda: leader.relay.state.leading)
     for number in range(5):
         with control_db.transaction() as tx:
             emit(tx, topic=topic, key="k", type="T", payload={"n": number})
-        assert standby.run_once().leading is False
         run_until(leader, lambda: open_rows(control_db) == 0)
+        leader.run_once()
+        assert standby.run_once().leading is False
     assert leader.relay.state.leading
 
 

@@ -65,7 +65,7 @@ def test_released_after_the_limit_was_raised_the_key_goes_on_in_order(
     for future in admin.incremental_alter_configs(
         [ConfigResource(ResourceType.TOPIC, small, incremental_configs=[raised])]
     ).values():
-        future.result(20)
+        future.result(60)
     with control_db.transaction() as tx:
         assert holds.release(tx, small, "a", who=ME).changed
         assert [event.verb for event in audit.read(tx, 10)] == ["outbox release"]
