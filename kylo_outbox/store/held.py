@@ -44,7 +44,7 @@ select topic, key from found where slot >= %s and slot < %s
 """
 _ROW = (
     "h.id, h.topic, h.key, h.type, h.payload, h.headers::text, h.event_id::text, "
-    "extract(epoch from h.created_at)::float8, h.generation"
+    "date_part('epoch', h.created_at), h.generation"
 )
 # What may be tried of some keys: from the oldest event of each up to the first that waits for a person.
 READY = f"""

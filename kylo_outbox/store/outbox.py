@@ -14,6 +14,8 @@ element and stops nothing.
 
 from __future__ import annotations
 
+import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,8 @@ Row = tuple[int, str, bytes, str, bytes, str | None, str, float, int]
 """(id, topic, key, type, payload, headers as JSON text or None, event id, seconds since 1970, generation)."""
 
 _COLUMNS = (
-    "id, topic, key, type, payload, headers::text, event_id::text, extract(epoch from created_at)::float8, generation"
+    # date_part, because extract answers with a numeric, which costs as much as half of the other columns.
+    "id, topic, key, type, payload, headers::text, event_id::text, date_part('epoch', created_at), generation"
 )
 
 # A turn looks at the clock of transactions first; what follows is asked for "as that snapshot saw it", in statements
@@ -66,15 +69,30 @@ select {_COLUMNS} from kylo.outbox_log
  where id > %(high_water)s and id <= %(upto)s and pg_visible_in_snapshot(xid, %(until)s::pg_snapshot) {{slots}}
  order by id limit %(limit)s
 """  # noqa: S608 - the only things put in are constants of this file
+# While a backlog is read, the next rows are asked for as the same snapshot saw them. Nobody looks at the lane then, so
+# the statement itself finds nothing once the lane is somebody else's.
+AHEAD = f"""
+select {_COLUMNS} from kylo.outbox_log
+ where id > %(high_water)s and pg_visible_in_snapshot(xid, %(until)s::pg_snapshot) {{slots}}
+   and exists (select from kylo.lanes where lane = %(lane)s and epoch = %(epoch)s)
+ order by id limit %(limit)s
+"""  # noqa: S608 - the only things put in are constants of this file
 # Plans made once that walk an index in its order, whatever the statistics of a young partition are.
 PLANS = """
 select set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false),
        set_config('enable_bitmapscan', 'off', false), set_config('enable_sort', 'off', false),
        set_config('max_parallel_workers_per_gather', '0', false), set_config('jit', 'off', false)
 """
+# A process that is stopped while the server reads ahead for it must not hold a snapshot for ever (PostgreSQL 17+).
+BOUNDED = """
+select set_config('transaction_timeout', '10s', false)
+ where current_setting('server_version_num')::int >= 170000
+"""
 _NO_BOUND = 2**63 - 1
 # Many late rows at once (a long transaction) are sorted once for so many turns.
 _LATE_TURNS = 20
+# What commits meanwhile below the cursor waits so long at most, seconds.
+_SAME_SNAPSHOT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +108,17 @@ class Reader:
     """Reads one lane turn by turn from its cursor. Not safe to share; uses one autocommit connection with `PLANS`."""
 
     def __init__(self, connection: psycopg.Connection[Any], lane: Lane, cursor: Cursor | None = None) -> None:
+        self._connection = connection
         self._cursor = connection.cursor(binary=True)
         self._lane = lane
         self._at = cursor or lane.cursor
         slots = "" if lane.slots.all else _SLOTS
         self._late_sql, self._new_sql = LATE.format(slots=slots), NEW.format(slots=slots)
+        self._ahead_sql = AHEAD.format(slots=slots)
+        self._pipeline: ExitStack | None = None
+        self._ahead: list[Row] = []
+        # Until when the next rows may be read as the snapshot of the last turn saw them.
+        self._same_until = 0.0
         # While late rows need several turns, the old snapshot stays the state and the new one is kept fixed.
         self._until: str | None = None
         self._late: list[Row] = []
@@ -115,6 +139,11 @@ class Reader:
         Raises:
             Fatal: the lane was taken over; nothing was read.
         """
+        self.collect()
+        if self._ahead:
+            rows, self._ahead = self._ahead, []
+            self._at = Cursor(rows[-1][0], self._at.snapshot)
+            return Turn(rows, self._at, full=True)
         now, newest = self._look()
         if upto is not None and upto.high_water < self._at.high_water:
             upto = None
@@ -138,7 +167,27 @@ class Reader:
         if not full:
             reached = self._end(reached, newest, upto)
         self._at = Cursor(reached, until)
+        self._same_until = time.monotonic() + _SAME_SNAPSHOT if full and upto is None else 0.0
         return Turn(late + new if late else new, self._at, full)
+
+    def ask(self, limit: int) -> None:
+        """Let the server look for the next rows while the caller does other things; the next `read` returns them.
+
+        Nothing happens except behind a full turn. No other statement may be sent before `collect`.
+        """
+        if self._pipeline is not None or self._ahead or time.monotonic() >= self._same_until:
+            return
+        self._pipeline = ExitStack()
+        self._pipeline.enter_context(self._connection.pipeline())
+        lane = {"lane": self._lane.number, "epoch": self._lane.epoch}
+        self._cursor.execute(self._ahead_sql, self._values(limit, self._at.snapshot) | lane)
+
+    def collect(self) -> None:
+        """Take what was asked for; from here on the connection is free for other statements."""
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            with pipeline:
+                self._ahead = self._cursor.fetchall()
 
     def _look(self) -> tuple[str, int]:
         found = self._cursor.execute(LOOK, (self._lane.number,)).fetchone()

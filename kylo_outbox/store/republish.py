@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # Behind the cursor, seen by it, and not held: what the relay has not published yet comes by itself.
 PUBLISHED = """
 select o.id, o.topic, o.key, o.type, o.payload, o.headers::text, o.event_id::text,
-       extract(epoch from o.created_at)::float8, o.generation
+       date_part('epoch', o.created_at), o.generation
   from kylo.outbox_log o
   join kylo.lanes l on o.slot >= l.slot_from and o.slot < l.slot_to
  where o.id > %(after)s and o.topic = %(topic)s

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,7 +12,7 @@ from kylo_outbox.store import held, lanes, relay_dead, sides
 from kylo_outbox.store.bell import Bell
 from kylo_outbox.store.engine import as_ours, connect
 from kylo_outbox.store.identity import enter
-from kylo_outbox.store.outbox import PLANS, Reader
+from kylo_outbox.store.outbox import BOUNDED, PLANS, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -37,14 +36,15 @@ class LaneSession:
             # Only the cursor is written here; a cursor write lost in a crash means repeats, never loss.
             self._connection = connect(dsn, f"relay {name}", autocommit=True, durable=False)
             self._connection.execute(PLANS)
+            self._connection.execute(BOUNDED)
         self._lane: Lane | None = None
         # The lane itself and its side lanes, by number, each with what is stored of it.
         self._parts: dict[int, Lane] = {}
         self._stored: dict[int, Cursor] = {}
         self._readers: dict[int, Reader] = {}
         self._bell: Bell | None = None
-        self._reading = ThreadPoolExecutor(1, thread_name_prefix="read ahead")
-        self._ahead: Future[Turn] | None = None
+        # The reader that was asked ahead: its answer is taken before any other statement.
+        self._asked: Reader | None = None
 
     @property
     def lane(self) -> Lane | None:
@@ -80,24 +80,23 @@ class LaneSession:
 
     def read(self, part: int, limit: int, upto: Cursor | None = None) -> Turn:
         """The next rows of the lane or of one of its side lanes."""
-        lane = self._held()
+        self._held()
         with self._errors():
-            if self._ahead is not None and part == lane.number:
-                ahead, self._ahead = self._ahead, None
-                return ahead.result()
             return self._readers[part].read(limit, upto)
 
     def read_ahead(self, limit: int) -> None:
-        """Begin to read the lane's next rows while the caller does other things; the next `read` returns them."""
-        if self._ahead is None:
-            self._ahead = self._reading.submit(self._readers[self._held().number].read, limit)
+        """Let the server look for the lane's next rows while the caller does other things."""
+        reader = self._readers[self._held().number]
+        with self._errors():
+            reader.ask(limit)
+        self._asked = reader
 
     def rewind(self) -> None:
         """Read again from the stored cursors: what is not acknowledged is sent again under the same ids."""
-        self._no_more_reading()
-        self._readers = {
-            number: Reader(self._connection, part, self._stored[number]) for number, part in self._parts.items()
-        }
+        with self._errors():
+            self._readers = {
+                number: Reader(self._connection, part, self._stored[number]) for number, part in self._parts.items()
+            }
 
     def together(self, side: int) -> bool:
         """Whether the lane and a side of it are stored at one cursor."""
@@ -204,8 +203,8 @@ class LaneSession:
     def close(self) -> None:
         """Give the lane up at once if the connection still works, and close it."""
         lane, self._lane = self._lane, None
-        self._no_more_reading()
-        self._reading.shutdown()
+        with suppress(psycopg.Error):
+            self._collect()
         try:
             if lane is not None and not self._connection.closed:
                 lanes.release(self._connection, lane)
@@ -214,13 +213,12 @@ class LaneSession:
         finally:
             self._connection.close()
 
-    def _no_more_reading(self) -> None:
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            wait([ahead])  # what it read, or why it could not, is of no use any more
+    def _collect(self) -> None:
+        reader, self._asked = self._asked, None
+        if reader is not None:
+            reader.collect()
 
     def _recut(self, slots: lanes.Slots) -> None:
-        self._no_more_reading()
         lane = self._held()
         number = lane.number
         self._lane = self._parts[number] = lanes.Lane(number, slots, lane.epoch, lane.cursor)
@@ -238,4 +236,5 @@ class LaneSession:
     @contextmanager
     def _errors(self) -> Iterator[Any]:
         with as_ours(self._name):
+            self._collect()
             yield

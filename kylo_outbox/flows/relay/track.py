@@ -28,6 +28,8 @@ class Batch:
     cursor: Cursor
     count: int
     delivered: bool
+    # Bytes of its payloads.
+    size: int
     sent_at: float = field(default_factory=time.monotonic)
 
     @property

@@ -16,6 +16,7 @@ from kylo_outbox.flows.relay.holding import Holding
 from kylo_outbox.flows.relay.rest import Rest
 from kylo_outbox.flows.relay.state import RelayTurn
 from kylo_outbox.flows.relay.track import Batch, Track, count
+from kylo_outbox.flows.relay.window import Window
 from kylo_outbox.kafka.client import KafkaFatal, KafkaFault
 from kylo_outbox.model.errors import Fatal, Transient
 from kylo_outbox.telemetry import metrics
@@ -55,12 +56,12 @@ class Relay:
         interval: float | None = None,
         is_paused: Callable[[str, bytes], bool] = lambda _topic, _key: False,
         batch: int = 1000,
-        depth: int = 8,
+        window: Window | None = None,
     ) -> None:
         self.state = state
         self._holder = holder
         self._open_session, self._open_publisher = open_session, open_publisher
-        self._direct, self._depth = direct, depth
+        self._direct, self._window = direct, window or Window()
         self._session: LaneSession | None = None
         self._publisher: Outlet | None = None
         # The lane first, then its side lanes.
@@ -278,17 +279,17 @@ class Relay:
         at_end: Turn | None = None
         if self._has_room(lane):
             turn = self._next(session, lane)
+            if turn.full and not sides and not self._caution.active:
+                session.read_ahead(self._rows)
             self._send(session, outlet, lane, turn)
             self._fairness.saw(lane, turn.rows)
             total, more = len(turn.rows), turn.full
             at_end = None if turn.full else turn
-            if turn.full and not sides and not self._caution.active and not self._fairness.waits:
-                session.read_ahead(self._caution.rows)
         for side in sides:
-            if not self._has_room(side, most=self._depth // 2):
+            if not self._has_room(side, side=True):
                 continue
             if at_end is not None and not side.full_turns and not self._fairness.waits:
-                turn = self._fairness.caught_up(session, at_end, side, self._caution.rows)
+                turn = self._fairness.caught_up(session, at_end, side, self._rows)
             else:
                 turn = self._next(session, side)
             self._send(session, outlet, side, turn)
@@ -298,7 +299,7 @@ class Relay:
 
     def _next(self, session: LaneSession, track: Track) -> Turn:
         """The next turn; one that could not be sent is kept and comes again."""
-        turn = track.turn = track.turn or session.read(track.part, self._caution.rows)
+        turn = track.turn = track.turn or session.read(track.part, self._rows)
         return turn
 
     def _send(self, session: LaneSession, outlet: Outlet, track: Track, turn: Turn) -> None:
@@ -309,15 +310,20 @@ class Relay:
             ticket = outlet.send(published) if published else None
             if not turn.full:
                 outlet.hurry()
-            track.add(Batch(ticket, published, direct, turn.cursor, len(turn.rows), not direct))
+            size = self._window.weigh(turn.rows)
+            track.add(Batch(ticket, published, direct, turn.cursor, len(turn.rows), not direct, size))
         track.turn = None
         if not turn.rows and track.quiet:
             track.ready = (turn.cursor, 0)
 
-    def _has_room(self, track: Track, most: int | None = None) -> bool:
+    @property
+    def _rows(self) -> int:
+        return self._window.rows(self._caution.rows)
+
+    def _has_room(self, track: Track, *, side: bool = False) -> bool:
         if self._caution.active:
             return not any(each.waiting for each in self._tracks)
-        return track.waiting < (most or self._depth)
+        return self._window.has_room(track, side=side)
 
     def _watch(self, session: LaneSession, outlet: Outlet, *, answered: bool) -> None:
         """Notice silence: partitions without a leader are set aside, anything else opens the breaker until it ends."""
