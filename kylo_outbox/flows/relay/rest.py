@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from kylo_outbox.flows.relay.state import Outlet
     from kylo_outbox.store.session import LaneSession
 
-_SHORTEST, _LONGEST = 0.001, 0.05
+_SHORTEST, _LONGEST = 0.001, 0.1
 # Without a bell a commit is found by looking: a compromise between latency and an idle database.
 _LONGEST_UNRUNG = 0.02
 # Looking without pause is cheaper than so many notifications in a row.
