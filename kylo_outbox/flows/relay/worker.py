@@ -100,6 +100,7 @@ class Relay:
                 self._holding.go_on(session, outlet)
             read, full = self._read(session, outlet)
             self._watch(session, outlet, answered=answered)
+            self.state.full_since = outlet.full_since
         except Transient as away:
             self.state.publishing = False
             if isinstance(away, KafkaFault):
@@ -315,6 +316,8 @@ class Relay:
             track.ready = (turn.cursor, 0)
 
     def _has_room(self, track: Track, most: int | None = None) -> bool:
+        if self._publisher is not None and self._publisher.full_since is not None:
+            return False
         if self._caution.active:
             return not any(each.waiting for each in self._tracks)
         return track.waiting < (most or self._depth)
@@ -361,6 +364,7 @@ class Relay:
     def _drop(self) -> None:
         """Give everything back at once; what is not acknowledged is read again by whoever leads next."""
         self.state.leading = self.state.publishing = False
+        self.state.full_since = None
         self._tracks = []
         self._caution.reset()
         self._holding.forget()
