@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, TopicPartition
@@ -16,6 +15,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _ANSWER = 5.0
+
+
+def reading(address: KafkaAddress, group: str) -> dict[str, Any]:
+    """Settings of a member of a group that stores its offsets itself, after the effect."""
+    return {
+        **client_config(address),
+        "group.id": group,
+        "auto.offset.reset": "earliest",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "partition.assignment.strategy": "cooperative-sticky",
+        "session.timeout.ms": 6000,
+        "heartbeat.interval.ms": 1500,
+        "max.poll.interval.ms": 600_000,
+        # The default of a second starves a catch-up once the local queue was full for a moment.
+        "fetch.queue.backoff.ms": 10,
+        "queued.min.messages": 20_000,
+        "isolation.level": "read_committed",
+    }
 
 
 class Subscription:
@@ -36,25 +54,7 @@ class Subscription:
             topics: What to read.
             changes: Settings of librdkafka in the place of ours; for tests.
         """
-        self._consumer = build(
-            Consumer,
-            {
-                **client_config(address),
-                "group.id": group,
-                "auto.offset.reset": "earliest",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": 6000,
-                "heartbeat.interval.ms": 1500,
-                "max.poll.interval.ms": 600_000,
-                # The default of a second starves a catch-up once the local queue was full for a moment.
-                "fetch.queue.backoff.ms": 10,
-                "queued.min.messages": 20_000,
-                "isolation.level": "read_committed",
-                **(changes or {}),
-            },
-        )
+        self._consumer = build(Consumer, reading(address, group) | dict(changes or {}))
         self._assigned: set[tuple[str, int]] = set()
         self._next: dict[tuple[str, int], int] = {}
         self._taken: list[Delivery] = []
@@ -178,9 +178,5 @@ def _delivery(message: Any) -> Delivery:
     )
 
 
-def _at(kind: int, milliseconds: int) -> datetime | None:
-    # A producer may write any number as the time of its record.
-    try:
-        return None if kind == TIMESTAMP_NOT_AVAILABLE else datetime.fromtimestamp(milliseconds / 1000, UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
+def _at(kind: int, milliseconds: int) -> int | None:
+    return None if kind == TIMESTAMP_NOT_AVAILABLE else milliseconds

@@ -50,7 +50,8 @@ def letter(control_db):
 def unpublished(database):
     """What waits for Kafka on topic t: (event id, payload, headers)."""
     return ask(
-        database, "select event_id::text, payload, headers from outbox where topic = 't' and processed_at is null"
+        database,
+        "select event_id::text, payload, headers from outbox where topic = 't' and processed_at is null order by id",
     )
 
 

@@ -26,7 +26,8 @@ from tests.helpers.projectors import ask
 TOPIC = "txns.company.batches"
 TOPICS = declared(TOPIC, "rules.promote.requests")
 READERS = {"txns": TOPIC, "promote": "rules.promote.requests"}
-SPOIL = "update intake.transactions set amount_cents = amount_cents {} 1 where txn_id = 't2'"
+SPOIL = r"update intake.transactions set content_digest = '\x00'::bytea || content_digest where txn_id = 't2'"
+MEND = "update intake.transactions set content_digest = substring(content_digest from 2) where txn_id = 't2'"
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def mover(control_db, environ):
     for number in range(1, 6):
         door.accept(parse_request([transaction(number, "710", amount="1.00")]), source="test")
     with control_db.transaction() as tx:
-        tx.execute(SPOIL.format("+"))
+        tx.execute(SPOIL)
     return MoveCompany(control_db, environ, TOPICS, READERS, patience=0.3)
 
 
@@ -78,7 +79,7 @@ def deliveries(control_db):
 def mend_and_release(control_db):
     """The slice is as it was announced again, and a person lets the key go on."""
     with control_db.transaction() as tx:
-        tx.execute(SPOIL.format("-"))
+        tx.execute(MEND)
         done = desk.release(tx, desk.find(tx, desk.Filter(stage="txns")), who="me", reason="mended")
     assert len(done.ids) == 1
 
