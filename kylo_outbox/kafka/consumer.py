@@ -92,9 +92,13 @@ class Subscription:
 
     def _look_for_gaps(self) -> None:
         """Compare each first offset with the one that was to come: the committed one after an assignment."""
+        upcoming = self._next
         for delivery in self._taken:
             place = (delivery.event.topic, delivery.partition or 0)
             offset = delivery.offset or 0
+            if upcoming.get(place) == offset:
+                upcoming[place] = offset + 1
+                continue
             if place not in self._next:
                 [committed] = guarded(self._consumer.committed, [TopicPartition(*place)], _ANSWER)
                 self._next[place] = committed.offset if committed.offset >= 0 else offset
@@ -108,15 +112,12 @@ class Subscription:
 
     def commit(self, deliveries: Sequence[Delivery]) -> None:
         """Commit the offsets behind `deliveries` without waiting for the answer."""
-        ends: dict[tuple[str, int], int] = {}
-        for delivery in deliveries:
-            if delivery.partition is not None and delivery.offset is not None:
-                place = (delivery.event.topic, delivery.partition)
-                ends[place] = max(ends.get(place, 0), delivery.offset + 1)
+        # The last one of a partition counts: one that is too low costs repeats and nothing else.
+        last = {(delivery.event.topic, delivery.partition): delivery.offset for delivery in deliveries}
         offsets = [
-            TopicPartition(topic, number, end)
-            for (topic, number), end in ends.items()
-            if (topic, number) in self._assigned
+            TopicPartition(topic, number, offset + 1)
+            for (topic, number), offset in last.items()
+            if number is not None and offset is not None and (topic, number) in self._assigned
         ]
         if offsets:
             guarded(self._consumer.commit, offsets=offsets, asynchronous=True)

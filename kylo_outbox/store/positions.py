@@ -69,8 +69,8 @@ def split(tx: psycopg.Connection[Any], projector: str, deliveries: Sequence[Deli
 
     A repeat inside `deliveries` itself counts as seen.
     """
-    stores, topics, names = columns(delivery.position_key for delivery in deliveries)
-    behind = columns(key for delivery in deliveries if (key := delivery.hold_key))
+    stores, topics, names = columns({delivery.position_key for delivery in deliveries})
+    behind = columns({key for delivery in deliveries if (key := delivery.hold_key)})
     with tx.pipeline():
         tx.execute(MAKE, (projector, stores, topics, names))
         locked = tx.execute(LOCK, (stores, topics, names, projector))
@@ -78,13 +78,14 @@ def split(tx: psycopg.Connection[Any], projector: str, deliveries: Sequence[Deli
         holds = tx.execute(HELD, (*behind, projector, "dead"))
         rows, held_keys = locked.fetchall(), set(holds.fetchall())
     at: dict[PositionKey, PositionAt] = {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
-    found = Split([], [], [])
+    fresh, held, seen = found = Split([], [], [])
     for delivery in deliveries:
-        if delivery.position <= at.get(delivery.position_key, NOWHERE):
-            found.seen.append(delivery)
+        key, position = delivery.position_key, delivery.position
+        if position <= at.get(key, NOWHERE):
+            seen.append(delivery)
             continue
-        at[delivery.position_key] = delivery.position
-        (found.held if delivery.hold_key in held_keys else found.fresh).append(delivery)
+        at[key] = position
+        (held if held_keys and delivery.hold_key in held_keys else fresh).append(delivery)
     return found
 
 
@@ -92,9 +93,13 @@ def move(tx: psycopg.Connection[Any], projector: str, taken: Iterable[Delivery],
     """Write the positions behind `taken`, with how many, the sum of their ids, and the repeats absorbed."""
     moves: dict[PositionKey, list[int]] = {}
     for delivery in taken:
-        generation, number = delivery.position
-        entry = moves.setdefault(delivery.position_key, [generation, number, 0, 0, 0])
-        entry[:2] = max((entry[0], entry[1]), delivery.position)
+        key, (generation, number) = delivery.position_key, delivery.position
+        entry = moves.get(key)
+        if entry is None:
+            moves[key] = [generation, number, 1, number, 0]
+            continue
+        if (generation, number) > (entry[0], entry[1]):  # noqa: PLR1730 - a call costs more than the rest of it
+            entry[0], entry[1] = generation, number
         entry[2] += 1
         entry[3] += number
     for delivery in seen:

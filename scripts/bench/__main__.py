@@ -1,4 +1,4 @@
-"""Figures of this machine, as ratios that hold on others: `python3 scripts/dev.py bench [flow | relay | projector] [options]`.
+"""Figures of this machine, as ratios that hold on others: `python3 scripts/dev.py bench [SUITE] [options]`.
 
 flow       from a POST to the tabs, against the targets of the people who use it (the default)
 relay      the relay against a raw producer, other relays, and itself under load
