@@ -130,6 +130,7 @@ def late(monkeypatch, control_db, here):
     freeze = carrying.freeze
 
     def freeze_late(*given):
+        monkeypatch.setattr(carrying, "freeze", freeze)
         here.handle(deliveries(control_db)[:3])
         return freeze(*given)
 

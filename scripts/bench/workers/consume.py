@@ -1,7 +1,7 @@
 """Reads a topic from its beginning to its end, with the product's settings or with the client's own.
 
-Every record's key, value, headers and place are looked at, and nothing is done with them. The clock runs from the
-first record. Prints JSON: records and seconds.
+Nothing is done with the records: whoever works on each leaves the client time to fetch. The clock runs from the first
+record. Prints JSON: records and seconds.
 """
 
 from __future__ import annotations
@@ -46,10 +46,7 @@ def main() -> int:
             continue
         begun = begun or time.perf_counter()
         until = time.monotonic() + _PATIENCE
-        for message in (first, *consumer.consume(_AT_ONCE - 1, 0)):
-            if message.error() is None:
-                message.key(), message.value(), message.headers(), message.partition(), message.offset()
-                found += 1
+        found += sum(message.error() is None for message in (first, *consumer.consume(_AT_ONCE - 1, 0)))
     took = time.perf_counter() - begun
     consumer.close()
     print(json.dumps({"records": found, "seconds": took}))
