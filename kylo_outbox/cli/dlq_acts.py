@@ -13,19 +13,19 @@ import typer
 from kylo_outbox.cli import dlq
 from kylo_outbox.cli.actor import who
 from kylo_outbox.cli.context import opened
+from kylo_outbox.cli.dlq_preview import preview_of, store_id
 from kylo_outbox.cli.errors import FAILED, PARTLY
-from kylo_outbox.cli.output import AsJson, DryRun, Yes, confirmed, print_json, print_table, say
+from kylo_outbox.cli.output import AsJson, DryRun, Yes, confirmed, print_json, say
 from kylo_outbox.cli.stores import ask_all
 from kylo_outbox.model.errors import Misconfigured, Refused
 from kylo_outbox.model.payloads import to_bytes
-from kylo_outbox.store import audit, desk, identity, notices
+from kylo_outbox.store import audit, desk, notices
 from kylo_outbox.store.engine import psycopg_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kylo_outbox.cli.context import Context
-    from kylo_outbox.flows.project import Preview
     from kylo_outbox.store.desk import Done, Filter, Letter
 
 Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID...]", help="Numbers in `dlq ls`; or say filters.")]
@@ -40,7 +40,6 @@ Again = Annotated[bool, typer.Option("--again", help=f"Also those that were trie
 Wait = Annotated[float, typer.Option(help="Seconds to wait for the projector and to tell how it ended.", min=0)]
 _LOOK = 0.2
 _BULK = 10_000
-_BEHIND = 200
 
 
 def register(app: typer.Typer) -> None:
@@ -72,14 +71,16 @@ def release(  # noqa: PLR0913 - its options
     """Let the running projector try dead letters again, and then what waits behind them, in order.
 
     What still cannot be applied waits on. Asking twice changes nothing. Exits with 1 if --wait saw one fail again.
+    Those of stage relay never reached Kafka and nothing waits for them: `dlq replay` sends them again.
 
     Example: kylo-outbox dlq release --like "unknown company" --reason "710 is configured now" --yes
     """
     with opened() as context:
         chosen, complete = _chosen(context, _filter(ids, topic, company, stage, like, since, until), store, again=again)
         if preview:
-            _preview(context, chosen, projector, as_json=as_json)
+            preview_of(context, chosen, projector, as_json=as_json)
             return
+        _only_of_projectors(ids, chosen)
         if not confirmed(f"release {_named(chosen)}", yes=yes, dry_run=dry_run):
             return
         done = _act(context, chosen, lambda tx, letters: desk.release(tx, letters, who=who(), reason=reason))
@@ -132,6 +133,8 @@ def edit(
 ) -> None:
     """Put another payload in the place of a dead letter's and release it. The original is kept beside it.
 
+    One of stage relay is sent again, behind what its key has had since.
+
     Example: kylo-outbox dlq edit 12 --payload fixed.json --reason "amount was empty" --yes
     """
     new = _payload(payload)
@@ -148,10 +151,12 @@ def edit(
                 raise Refused([f"{letter}: it is settled; an applied event is not changed"])
             if keep_waiting:
                 return desk.Done([letter])
-            return desk.release(tx, letters, who=who(), reason=reason)
+            again = desk.replay if letters[0].of_relay else desk.release
+            return again(tx, letters, who=who(), reason=reason)
 
         done = _act(context, chosen, act)
-        _tell(done, "edited" if keep_waiting else "released", as_json=as_json)
+        after = "sent again" if found.letter.of_relay else "released"
+        _tell(done, "edited" if keep_waiting else after, as_json=as_json)
         failed = _wait(context, chosen, done, 0.0 if keep_waiting else wait)
     _leave(complete=True, failed=failed)
 
@@ -178,6 +183,7 @@ def replay(  # noqa: PLR0913 - its options
     """Let the running projector try single dead letters once more: skipped or discarded ones, out of their order.
 
     Harmless twice: one that was applied is not applied again. One that its key waits for is to be released instead.
+    One of stage relay is saved anew, with its event id: the relay sends it behind what its key has had since.
 
     Example: kylo-outbox dlq replay --stage sheets --since 2h --yes
     """
@@ -185,7 +191,7 @@ def replay(  # noqa: PLR0913 - its options
         wanted = replace(_filter(ids, topic, company, stage, like, since, until), settled=True)
         chosen, complete = _chosen(context, wanted, store, again=again)
         if preview:
-            _preview(context, chosen, projector, as_json=as_json, behind=0)
+            preview_of(context, chosen, projector, as_json=as_json, behind=0)
             return
         if not confirmed(f"replay {_named(chosen)}", yes=yes, dry_run=dry_run):
             return
@@ -279,11 +285,6 @@ def _act(context: Context, chosen: Sequence[tuple[str, Letter]], act: Callable[[
     return done
 
 
-def store_id(connection: Any) -> str:
-    """The name of the store behind a connection."""
-    return identity.identity(connection).store.store_id
-
-
 def _payload(source: str) -> bytes:
     if source == "-":
         text = sys.stdin.read()
@@ -295,58 +296,10 @@ def _payload(source: str) -> bytes:
     return to_bytes(text)
 
 
-def _preview(
-    context: Context, chosen: Sequence[tuple[str, Letter]], name: str | None, *, as_json: bool, behind: int = _BEHIND
-) -> None:
-    from kylo_outbox.flows.project import preview  # noqa: PLC0415 - loads a projector's own modules
-    from kylo_outbox.wiring import projectors  # noqa: PLC0415
-
-    shown = []
-    for store in context.parts.directory.stores():
-        with store.database.begin() as connection:
-            home = store_id(connection)
-        for _, letter in [each for each in chosen if each[0] == home]:
-            projector = projectors.named(context.parts, name or letter.stage)
-            projection = projectors.projection(context.parts, projector)
-            found = preview(projection, store.database, letter.id, letter.holds, behind)
-            shown.append(_preview_shape(home, letter, found))
-    if as_json:
-        print_json(shown)
-        return
-    for each in shown:
-        say(f"dead letter {each['id']} of {each['stage']}, key {each['key']}:")
-        print_table(
-            ("outbox id", "event id", "type", "would"),
-            [(e["outbox_id"], e["event_id"], e["type"], e["would"]) for e in each["events"]],
-        )
-        print_table(
-            ("table", "inserted", "updated", "deleted"),
-            [(table, *rows.values()) for table, rows in each["changes"].items()],
-        )
-        if not each["tried"]:
-            say("its effect lies outside the database and was not tried")
-
-
-def _preview_shape(store: str, letter: Letter, found: Preview) -> dict[str, Any]:
-    events = [
-        {
-            "outbox_id": delivery.event.outbox_id,
-            "event_id": delivery.event.event_id,
-            "type": delivery.event.type,
-            "would": failure or ("pass" if found.tried else "be tried"),
-        }
-        for delivery, failure in found.events
-    ]
-    return {
-        "store": store,
-        "id": letter.id,
-        "stage": letter.stage,
-        "topic": letter.topic,
-        "key": letter.key,
-        "tried": found.tried,
-        "events": events,
-        "changes": found.changes,
-    }
+def _only_of_projectors(ids: Sequence[int] | None, chosen: Sequence[tuple[str, Letter]]) -> None:
+    """Whoever names one of the relay is told what to do instead; among filtered ones it is left out with the same."""
+    if ids and (told := [f"{letter.id}: {desk.GONE_ON.format(letter.id)}" for _, letter in chosen if letter.of_relay]):
+        raise Refused(told)
 
 
 def _wait(context: Context, chosen: Sequence[tuple[str, Letter]], done: Done, seconds: float) -> list[int]:

@@ -67,6 +67,7 @@ def _examine(report: Report, context: Context, older_than: float) -> None:
                 store.examine(report, each.database, old_transaction=older_than)
         report.look("relay", "", lambda: processes.relay(parts.control))
         report.look("projectors", "", lambda: processes.projectors(parts.control))
+        report.look("stuck", "", lambda: processes.stuck(parts.control))
     if settings.route_via_kafka or settings.kafka_brokers is not None:
         _examine_kafka(report, context)
     _examine_sheets(report, settings, known)

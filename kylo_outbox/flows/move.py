@@ -96,7 +96,7 @@ class MoveCompany:
                 make_home(target, self._declared, wanted)
                 if _name(source) == _name(target):
                     return self._rename(source, company, wanted)
-                self._refuse_dead_letters(source, company_id)
+                self._refuse_open_ends(source, company_id)
             with self._control.transaction() as tx:
                 move = moves.begin(tx, company, wanted.dsn_ref, wanted.schema)
         elif (move.to_dsn, move.to_schema) != (wanted.dsn_ref, wanted.schema) or move.step == "cancelling":
@@ -137,7 +137,9 @@ class MoveCompany:
                 self._wait_until_quiet(move, source)
                 self._tell(f"company {company_id}: freezing its rows in {shown(source.dsn)}")
                 with source.transaction() as tx:
-                    carrying.freeze(tx, company_id, move.move_id)
+                    left = carrying.freeze(tx, company_id, move.move_id, names)
+                if left:
+                    raise _waits(company_id, _settle(company_id, left))
                 move = self._step(move, "frozen", "waiting")
             if move.step == "frozen":
                 self._tell(f"company {company_id}: copying its rows to {shown(target.dsn)}")
@@ -179,9 +181,7 @@ class MoveCompany:
         until = time.monotonic() + self._patience
         while reason := self._busy(move, source):
             if time.monotonic() >= until:
-                raise Transient(
-                    f"company {move.company_id}: {reason}; it stays paused, and the same command goes on with its move"
-                )
+                raise _waits(move.company_id, reason)
             time.sleep(_LOOK_EVERY)
 
     def _busy(self, move: Move, source: Database) -> str:
@@ -189,6 +189,9 @@ class MoveCompany:
         control_name = _name(self._control)
         with self._control.transaction() as control, source.transaction() as tx:
             topics = carrying.unapplied(control, tx, move.company_id, control_name, self._readers)
+            left = carrying.open_ends(tx, move.company_id, list(self._readers))
+        if left:
+            return _settle(move.company_id, left)
         if topics:
             return f"events of {', '.join(topics)} are not applied yet (does `kylo-outbox project --all` run?)"
         if _name(source) != control_name and not self._others_in(move):
@@ -219,11 +222,11 @@ class MoveCompany:
                 companies.drop_views(connection, company)
         return Moved(wanted, {})
 
-    def _refuse_dead_letters(self, source: Database, company_id: str) -> None:
+    def _refuse_open_ends(self, source: Database, company_id: str) -> None:
         with source.transaction() as tx:
-            count = carrying.dead_letters(tx, company_id, list(self._readers))
-        if count:
-            raise Conflict([f"company {company_id}: it has {count} dead letters; settle them before it moves"])
+            left = carrying.open_ends(tx, company_id, list(self._readers))
+        if left:
+            raise Conflict([f"company {company_id}: it has {_settle(company_id, left)}"])
 
     @contextmanager
     def _home(self, dsn_ref: str) -> Iterator[Database]:
@@ -236,6 +239,17 @@ class MoveCompany:
             yield database
         finally:
             database.close()
+
+
+def _settle(company_id: str, left: str) -> str:
+    return (
+        f"{left}; settle them before it moves (`kylo-outbox dlq ls --company {company_id}`, then `dlq release` or "
+        "`dlq discard`, with `kylo-outbox project` running)"
+    )
+
+
+def _waits(company_id: str, reason: str) -> Transient:
+    return Transient(f"company {company_id}: {reason}; it stays paused, and the same command goes on with its move")
 
 
 def _name(database: Database) -> str:

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Literal
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from kylo_outbox.model import stalls
 from kylo_outbox.model.errors import NotReady, Transient
-from kylo_outbox.store import heartbeats, sessions
+from kylo_outbox.store import heartbeats, notices, sessions
 from kylo_outbox.store.backlog import Backlog, read_backlog, read_posted_upto
+from kylo_outbox.store.server import clock
 from kylo_outbox.store.standing import Standing, standing
 from kylo_outbox.telemetry.samples import add_up, lasting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
     from kylo_outbox.store.engine import Database
@@ -30,19 +32,25 @@ if TYPE_CHECKING:
 Status = Literal["healthy", "degraded", "unhealthy"]
 _SHARED: Final = 0.2
 _RECENT: Final = 2.0
+# Probes are given a second, as a rule.
+_PATIENCE: Final = 0.5
 _FORGET_FAILURE: Final = 5.0
 _WORKERS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class StoreView:
-    """One store: its backlog and lanes, and who holds back transactions in its cluster; all empty with an `error`."""
+    """One store: its backlog and lanes, who holds back transactions in its cluster, its clock minus ours in seconds.
+
+    With an `error` all of it is empty.
+    """
 
     name: str
     backlog: Backlog
     error: str | None = None
     lanes: tuple[Standing, ...] = ()
     holders: tuple[sessions.Holder, ...] = ()
+    clock_difference: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +71,18 @@ class RelayView:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The system at one moment; `control_error` says why heartbeats are missing."""
+    """The system at one moment; `control_error` says why heartbeats are missing.
+
+    `leaderless`: for how many seconds this process has seen nobody lead (store, lane).
+    """
 
     at: datetime
     stores: tuple[StoreView, ...]
     beats: tuple[Heartbeat, ...]
     relay: RelayView
     control_error: str | None = None
+    notices: tuple[notices.Notice, ...] = ()
+    leaderless: Mapping[tuple[str, int], float] = field(default_factory=dict)
 
     @property
     def status(self) -> Status:
@@ -100,6 +113,29 @@ class Snapshot:
         """Rows of processes, living or silent, without the sums of those that were cleaned away."""
         return [beat for beat in self.beats if beat.instance != heartbeats.ENDED]
 
+    def stuck(self) -> list[stalls.Stall]:
+        """What stands still, anywhere: each kind is told within 30 seconds of its beginning."""
+        found = {one: None for beat in self.running() for one in self._of_process(beat)}
+        for (store, lane), seconds in self.leaderless.items():
+            found |= dict.fromkeys(stalls.leaderless(store, lane, seconds))
+        for view in self.stores:
+            found |= dict.fromkeys(stalls.clocks(f"this process, {view.name}", view.clock_difference))
+            for held in view.backlog.stuck_keys:
+                found |= dict.fromkeys(stalls.held(view.name, *held))
+        for one in self.holders:
+            where = f"{one.kind} {one.name if one.pid is None else f'pid {one.pid}'} in {one.database or '-'}"
+            found |= dict.fromkeys(stalls.transaction(where, one.age, one.line))
+        found |= {stalls.notice(each.projector, each.kind, each.detail): None for each in self.notices}
+        return list(found)
+
+    def _of_process(self, beat: Heartbeat) -> Iterator[stalls.Stall]:
+        if beat.alive:
+            return stalls.process(beat.part, beat.instance, beat.age, beat.state)
+        last = self.at - timedelta(seconds=beat.age + stalls.CLOCKS)
+        replaced = any(each.alive and each.part == beat.part and each.started_at > last for each in self.beats)
+        stopped = beat.state.get("stopped") is True
+        return stalls.silent(beat.part, beat.instance, beat.age, stopped=stopped, replaced=replaced)
+
     def samples(self) -> list[Sample]:
         """Samples of every process, merged; gauges of dead ones are left out."""
         return add_up(beat.samples if beat.alive else lasting(beat.samples) for beat in self.beats)
@@ -127,6 +163,8 @@ class Overview:
         self._last: Snapshot | None = None
         self._failures: dict[str, tuple[float, str]] = {}
         self._making: Future[Snapshot] | None = None
+        self._making_since = 0.0
+        self._leaderless = stalls.Lasting()
 
     def snapshot(self) -> Snapshot:
         """The system now, or up to 0.2 s ago; an outage is told inside and never raised."""
@@ -136,12 +174,19 @@ class Overview:
                 self._made_at = time.monotonic()
             return self._last
 
-    def recent(self) -> Snapshot | None:
-        """The last snapshot if it is not over ten seconds old; never waits, and has one made for the next caller."""
-        last, age = self._last, time.monotonic() - self._made_at
-        if age > _RECENT and (self._making is None or self._making.done()):
-            self._making = self._workers.submit(self.snapshot)
-        return last if age < heartbeats.FRESH else None
+    def recent(self, patience: float = _PATIENCE) -> Snapshot | None:
+        """The last snapshot, at most two seconds old; after `patience` one up to ten seconds old, or None."""
+        if time.monotonic() - self._made_at > _RECENT:
+            if self._making is None or self._making.done():
+                self._making_since = time.monotonic()
+                self._making = self._workers.submit(self.snapshot)
+            wait([self._making], patience)
+        return self._last if time.monotonic() - self._made_at < heartbeats.FRESH else None
+
+    def silent(self) -> float:
+        """For how many seconds a snapshot has been in the making; every question in it has a time limit."""
+        making = self._making
+        return 0.0 if making is None or making.done() else time.monotonic() - self._making_since
 
     def close(self) -> None:
         """Stop the threads that read the stores."""
@@ -150,18 +195,24 @@ class Overview:
     def _make(self) -> Snapshot:
         beats: list[Heartbeat] = []
         posted: Mapping[str, int] = {}
+        told: list[notices.Notice] = []
         error = None
         stores: Sequence[Database] = [self._control]
         try:
             with self._control.transaction() as conn:
                 beats = [beat for beat in heartbeats.read(conn) if (beat.part, beat.instance) != self._own]
                 posted = read_posted_upto(conn)
+                told = [each for each in notices.read(conn) if each.accepted_at is None]
             stores = self._stores()
         except Transient as away:
             error = str(away)
             self._failures[self._control.name] = (time.monotonic() + _FORGET_FAILURE, error)
-        views = self._workers.map(lambda store: self._view(store, posted), stores)
-        return Snapshot(datetime.now(UTC), tuple(views), tuple(beats), relay_view(beats), error)
+        views = tuple(self._workers.map(lambda store: self._view(store, posted), stores))
+        unled = {
+            (view.name, lane.lane) for view in views for lane in view.lanes if lane.parent is None and not lane.led
+        }
+        leaderless = self._leaderless.seconds(time.monotonic(), unled)
+        return Snapshot(datetime.now(UTC), views, tuple(beats), relay_view(beats), error, tuple(told), leaderless)
 
     def _view(self, store: Database, posted: Mapping[str, int]) -> StoreView:
         until, why = self._failures.get(store.name, (0.0, ""))
@@ -170,13 +221,23 @@ class Overview:
         try:
             with store.transaction() as conn:
                 backlog = read_backlog(conn, posted)
-                holders = tuple(sessions.holders(conn, sessions.OLD))
-                found = StoreView(store.name, backlog, lanes=tuple(standing(conn)), holders=holders)
+                holders = tuple(sessions.holders(conn, stalls.OPEN_FOR))
+                lanes = tuple(standing(conn))
+                found = StoreView(store.name, backlog, None, lanes, holders, _difference(conn))
         except (Transient, NotReady) as away:
             self._failures[store.name] = (time.monotonic() + _FORGET_FAILURE, str(away))
             return StoreView(store.name, Backlog(), str(away))
         self._failures.pop(store.name, None)
         return found
+
+
+def _difference(conn: Any) -> float:
+    before = time.time()
+    there = clock(conn)
+    after = time.time()
+    difference = there - (before + after) / 2
+    # What may be the way there and back is no difference.
+    return difference if abs(difference) > after - before else 0.0
 
 
 def relay_view(beats: Sequence[Heartbeat]) -> RelayView:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, TopicPartition
@@ -16,6 +15,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _ANSWER = 5.0
+
+
+def reading(address: KafkaAddress, group: str) -> dict[str, Any]:
+    """Settings of a member of a group that stores its offsets itself, after the effect."""
+    return {
+        **client_config(address),
+        "group.id": group,
+        "auto.offset.reset": "earliest",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "partition.assignment.strategy": "cooperative-sticky",
+        "session.timeout.ms": 6000,
+        "heartbeat.interval.ms": 1500,
+        "max.poll.interval.ms": 600_000,
+        # The default of a second starves a catch-up once the local queue was full for a moment.
+        "fetch.queue.backoff.ms": 10,
+        "queued.min.messages": 20_000,
+        "isolation.level": "read_committed",
+    }
 
 
 class Subscription:
@@ -36,25 +54,7 @@ class Subscription:
             topics: What to read.
             changes: Settings of librdkafka in the place of ours; for tests.
         """
-        self._consumer = build(
-            Consumer,
-            {
-                **client_config(address),
-                "group.id": group,
-                "auto.offset.reset": "earliest",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": 6000,
-                "heartbeat.interval.ms": 1500,
-                "max.poll.interval.ms": 600_000,
-                # The default of a second starves a catch-up once the local queue was full for a moment.
-                "fetch.queue.backoff.ms": 10,
-                "queued.min.messages": 20_000,
-                "isolation.level": "read_committed",
-                **(changes or {}),
-            },
-        )
+        self._consumer = build(Consumer, reading(address, group) | dict(changes or {}))
         self._assigned: set[tuple[str, int]] = set()
         self._next: dict[tuple[str, int], int] = {}
         self._taken: list[Delivery] = []
@@ -92,9 +92,13 @@ class Subscription:
 
     def _look_for_gaps(self) -> None:
         """Compare each first offset with the one that was to come: the committed one after an assignment."""
+        upcoming = self._next
         for delivery in self._taken:
             place = (delivery.event.topic, delivery.partition or 0)
             offset = delivery.offset or 0
+            if upcoming.get(place) == offset:
+                upcoming[place] = offset + 1
+                continue
             if place not in self._next:
                 [committed] = guarded(self._consumer.committed, [TopicPartition(*place)], _ANSWER)
                 self._next[place] = committed.offset if committed.offset >= 0 else offset
@@ -108,15 +112,12 @@ class Subscription:
 
     def commit(self, deliveries: Sequence[Delivery]) -> None:
         """Commit the offsets behind `deliveries` without waiting for the answer."""
-        ends: dict[tuple[str, int], int] = {}
-        for delivery in deliveries:
-            if delivery.partition is not None and delivery.offset is not None:
-                place = (delivery.event.topic, delivery.partition)
-                ends[place] = max(ends.get(place, 0), delivery.offset + 1)
+        # The last one of a partition counts: one that is too low costs repeats and nothing else.
+        last = {(delivery.event.topic, delivery.partition): delivery.offset for delivery in deliveries}
         offsets = [
-            TopicPartition(topic, number, end)
-            for (topic, number), end in ends.items()
-            if (topic, number) in self._assigned
+            TopicPartition(topic, number, offset + 1)
+            for (topic, number), offset in last.items()
+            if number is not None and offset is not None and (topic, number) in self._assigned
         ]
         if offsets:
             guarded(self._consumer.commit, offsets=offsets, asynchronous=True)
@@ -178,9 +179,5 @@ def _delivery(message: Any) -> Delivery:
     )
 
 
-def _at(kind: int, milliseconds: int) -> datetime | None:
-    # A producer may write any number as the time of its record.
-    try:
-        return None if kind == TIMESTAMP_NOT_AVAILABLE else datetime.fromtimestamp(milliseconds / 1000, UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
+def _at(kind: int, milliseconds: int) -> int | None:
+    return None if kind == TIMESTAMP_NOT_AVAILABLE else milliseconds

@@ -88,6 +88,7 @@ class FencedPublisher(Publisher):
             self._serve(self._producer.poll, max(0.0, min(seconds, due)))
         else:
             self._serve(self._producer.poll, seconds if self._phase != "committing" else 0.0)
+        self._go_on()
         self._commit_if_due()
 
     def hurry(self) -> None:
@@ -139,6 +140,9 @@ class FencedPublisher(Publisher):
         if self._phase == "broken" or any(ticket.failure for ticket in self._inside):
             self._break(self._fatal)
             return
+        self._go_on(seconds)
+        if self._line:
+            return  # a part of a batch is not committed
         self._phase = "committing"
         try:
             guarded(self._producer.commit_transaction, seconds)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from collections import deque
 from functools import partial
-from itertools import repeat
-from typing import TYPE_CHECKING, Any, Final
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
@@ -29,9 +31,13 @@ from kylo_outbox.kafka.partitions import Partitions
 from kylo_outbox.model.events import HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+_Rows: TypeAlias = "Iterator[tuple[tuple[Any, ...], Callable[..., None]]]"
 
 BATCH_BYTES: Final = 1_000_000
+# Below what is left of a lease when a turn begins: the relay must go on renewing it.
+_ROOM: Final = 0.2
 _SMALLEST_BATCH: Final = 16_384
 _TOO_LARGE: Final = frozenset(
     {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE}
@@ -169,6 +175,11 @@ class NoBroker:
         """Nothing to build."""
 
     @property
+    def full_since(self) -> float | None:
+        """There is no queue."""
+        return None
+
+    @property
     def smallest(self) -> bool:
         """There are no batches."""
         return True
@@ -181,6 +192,8 @@ class Publisher:
     """A producer for one lane. Not safe to share between threads.
 
     `batch_bytes` bounds what the client puts together for one partition; a larger record still goes, alone.
+    `full_since` tells since when the client has had no room for what was sent (a clock that never jumps), None while
+    it has; whoever looks at it before sending more keeps the line short.
     """
 
     def __init__(self, address: KafkaAddress, store_id: str, *, batch_bytes: int = BATCH_BYTES) -> None:
@@ -203,6 +216,9 @@ class Publisher:
         }
         self._prefix = f"1;{store_id};"
         self._fatal: KafkaFatal | None = None
+        # Batches of which the client had no room for all rows, in order.
+        self._line: deque[tuple[_Rows, Ticket]] = deque()
+        self.full_since: float | None = None
         self._open()
 
     def _guarantee(self) -> dict[str, Any]:
@@ -230,7 +246,7 @@ class Publisher:
         return self._partitions.answers()
 
     def send(self, rows: Sequence[tuple[Any, ...]], *, tracked: bool = False) -> Ticket:
-        """Hand rows of the outbox to the client, in order; returns at once.
+        """Hand rows of the outbox to the client, in order; returns within a moment, whether it had room or not.
 
         A record refused on the spot ends the batch there (`failure` is set), so that no later record passes it.
         `tracked` costs a callable for each record; the ticket then tells which rows are not acknowledged.
@@ -243,27 +259,45 @@ class Publisher:
     def _hand_over(
         self, rows: Sequence[tuple[Any, ...]], ticket: Ticket, reports: Iterable[Callable[..., None]]
     ) -> None:
+        """Give rows to the client; from the first one for which it has no room they wait in line (see `_go_on`)."""
+        self._line.append((zip(rows, reports, strict=False), ticket))
+        self._go_on(_ROOM)
+
+    def _go_on(self, patience: float = 0.0) -> None:
+        """Hand over what waits in line, as far as the client has or gets room within `patience` seconds."""
+        until = time.monotonic() + patience
+        while self._line:
+            rows, ticket = self._line.popleft()
+            if rest := self._give(rows, ticket):
+                self._line.appendleft((rest, ticket))
+                if (left := until - time.monotonic()) <= 0:
+                    self.full_since = self.full_since or time.monotonic()
+                    return
+                self._serve(self._producer.poll, min(left, 0.05))
+        self.full_since = None
+
+    def _give(self, rows: _Rows, ticket: Ticket) -> _Rows | None:
+        """Give rows to the client; those from the first one on for which it has no room, None if there are none."""
         produce = self._producer.produce
         prefix = self._prefix
-        for (number, topic, key, kind, payload, headers, event_id, _, generation), report in zip(
-            rows, reports, strict=False
-        ):
+        for each in rows:
+            (number, topic, key, kind, payload, headers, event_id, _, generation), report = each
             origin = f"{prefix}{generation};{number};{event_id};{kind}"
             records: list[tuple[str, str | bytes | None]] = [(HEADER, origin)]
             if headers is not None:
                 records.extend(json.loads(headers).items())
-            while True:
-                try:
-                    # By position (partition, callback, on_delivery, timestamp, headers), because names cost a fifth of
-                    # the call. The first of the two callbacks counts, also where it is None.
-                    produce(topic, payload, key, -1, report, report, 0, records)
-                except BufferError:
-                    self._serve(self._producer.poll, 0.05)
-                    continue
-                except KafkaException as refused:
-                    self._refused(error_of(refused), ticket)
-                    return
-                break
+            try:
+                # By position (partition, callback, on_delivery, timestamp, headers), because names cost a fifth of the
+                # call. The first of the two callbacks counts, also where it is None.
+                produce(topic, payload, key, -1, report, report, 0, records)
+            except BufferError:
+                return chain([each], rows)
+            except KafkaException as refused:
+                # Nothing that waits behind it may pass: it is read again when the refusal has been dealt with.
+                self._line.clear()
+                self._refused(error_of(refused), ticket)
+                return None
+        return None
 
     def _refused(self, error: KafkaError | None, ticket: Ticket) -> None:
         if error is None or classify(error) != "fatal":
@@ -282,15 +316,19 @@ class Publisher:
     def poll(self, seconds: float = 0.0) -> None:
         """Serve delivery reports for up to `seconds`."""
         self._serve(self._producer.poll, seconds)
+        self._go_on()
 
     def hurry(self) -> None:
         """Send what waits for company at once: nothing else is coming."""
         self._serve(self._producer.flush, 0.001)
+        self._go_on()
 
     def drain(self, seconds: float) -> int:
-        """Wait up to `seconds` for everything in flight; how many records are left."""
-        self._serve(self._producer.flush, seconds)
-        return len(self._producer)
+        """Wait up to `seconds` for everything in flight; how many records are left, or one more if some are in line."""
+        until = time.monotonic() + seconds
+        self._go_on(seconds)
+        self._serve(self._producer.flush, max(0.0, until - time.monotonic()))
+        return len(self._producer) + bool(self._line)
 
     @property
     def smallest(self) -> bool:
@@ -311,6 +349,8 @@ class Publisher:
 
     def close(self) -> None:
         """Drop what is not sent; call `drain` before to wait for it."""
+        self._line.clear()
+        self.full_since = None
         self._serve(self._producer.purge)
         self._serve(self._producer.poll, 0)
 

@@ -42,6 +42,10 @@ class Overloaded(Transient):
         self.retry_after = retry_after
 
 
+class QuotaSpent(Transient):
+    """Somebody else's limit is used up for the moment; no outage, and nobody needs to mend anything."""
+
+
 class CircuitOpen(Transient):
     """Most of what arrives fails: nothing is set aside until that has another cause than the records themselves."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -12,12 +13,12 @@ from kylo_outbox.model.errors import Poison
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
 HEADER = "kylo"
 _VERSION = "1"
 _ORIGIN = re.compile(
-    r"1;([A-Za-z0-9_-]{1,64});([0-9]{1,10});([0-9]{1,19});([0-9a-fA-F-]{36});([^\x00-\x1f\x7f]{0,200})"
+    r"1;([A-Za-z0-9_-]{1,64});([0-9]{1,10});([0-9]{1,19});"
+    r"([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12});([^\x00-\x1f\x7f]{0,200})"
 )
 _MAX_GENERATION = 2**31 - 1
 _MAX_ID = 2**63 - 1
@@ -42,7 +43,7 @@ class Event:
     """
 
     __slots__ = (
-        *("_payload", "_raw", "available_at", "created_at", "event_id", "headers", "key", "outbox_id"),
+        *("_created_at", "_event_id", "_payload", "_raw", "available_at", "headers", "key", "outbox_id"),
         *("topic", "type"),
     )
 
@@ -64,12 +65,57 @@ class Event:
         self.key = key
         self.type = type
         self.headers: dict[str, str] = dict(headers or {})
-        self.event_id = event_id
         self.outbox_id = outbox_id
-        self.created_at = created_at
         self.available_at = available_at
+        self._event_id: UUID | str | None = event_id
+        self._created_at: datetime | int | None = created_at
         self._payload = payload
         self._raw = raw
+
+    @classmethod
+    def received(
+        cls,
+        topic: str,
+        key: str,
+        kind: str,
+        headers: dict[str, str],
+        event_id: str | None,
+        raw: bytes,
+        outbox_id: int | None,
+        at: datetime | int | None,
+    ) -> Event:
+        """An event that was read. Made for every record of a catch-up, so what few ask for is computed when asked.
+
+        `event_id` is the text of a UUID; `at` may be milliseconds since 1970, whatever number a producer wrote.
+        """
+        event = cls.__new__(cls)
+        event.topic, event.key, event.type, event.headers = topic, key, kind, headers
+        event.outbox_id, event.available_at = outbox_id, None
+        event._event_id, event._created_at = event_id, at  # noqa: SLF001 - its own class
+        event._payload, event._raw = _UNPARSED, raw  # noqa: SLF001
+        return event
+
+    @property
+    def event_id(self) -> UUID | None:
+        """Stable over repeats, replays and rebuilds."""
+        if isinstance(self._event_id, str):
+            self._event_id = UUID(self._event_id)
+        return self._event_id
+
+    @event_id.setter
+    def event_id(self, value: UUID | None) -> None:
+        self._event_id = value
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When the writer emitted it; None where nobody can tell."""
+        if isinstance(self._created_at, int):
+            self._created_at = _time_of(self._created_at)
+        return self._created_at
+
+    @created_at.setter
+    def created_at(self, value: datetime | None) -> None:
+        self._created_at = value
 
     @property
     def payload(self) -> Any:
@@ -124,17 +170,35 @@ class Origin:
 
 
 def origin_of(header: bytes) -> Origin | None:
-    """Read the header `kylo`; None if it is not one of ours (then the record counts as another producer's).
+    """Read the header `kylo`; None if it is not one of ours (then the record counts as another producer's)."""
+    found = read_origin(header)
+    if found is None:
+        return None
+    store_id, generation, outbox_id, event_id, kind = found
+    return Origin(store_id, generation, outbox_id, UUID(event_id), kind)
+
+
+def read_origin(header: bytes) -> tuple[str, int, int, str, str] | None:
+    """The same without an object: (store id, generation, outbox id, text of the event id, type).
 
     Numbers that no store can have given out are not believed: they would end up in columns too small for them.
     """
     try:
         found = _ORIGIN.fullmatch(header.decode())
-        if found is None:
-            return None
-        store_id, generation, outbox_id, event_id, kind = found.groups()
-        if int(generation) > _MAX_GENERATION or int(outbox_id) > _MAX_ID:
-            return None
-        return Origin(store_id, int(generation), int(outbox_id), UUID(event_id), kind)
-    except ValueError:
+    except UnicodeDecodeError:
+        return None
+    if found is None:
+        return None
+    store_id, digits, number, event_id, kind = found.groups()
+    generation, outbox_id = int(digits), int(number)
+    if generation > _MAX_GENERATION or outbox_id > _MAX_ID:
+        return None
+    return store_id, generation, outbox_id, event_id, kind
+
+
+def _time_of(milliseconds: int) -> datetime | None:
+    # A producer may write any number as the time of its record.
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
         return None

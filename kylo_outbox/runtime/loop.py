@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from kylo_outbox.model.errors import Fatal, KyloError, Transient
+from kylo_outbox.model.errors import Fatal, KyloError, QuotaSpent, Transient
+from kylo_outbox.model.stalls import PATIENCE
 from kylo_outbox.runtime.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -43,10 +44,15 @@ class Worker(Protocol):
 
 
 class Pulse:
-    """When a loop last came round; the watchdog looks at it, because a thread can die without a trace."""
+    """When a loop last came round, and what it waits for; looked at from outside, as a thread can die without a trace.
 
-    def __init__(self) -> None:
+    `allowed` is for how many seconds it may be silent before people are told.
+    """
+
+    def __init__(self, allowed: float = PATIENCE) -> None:
         self.at = time.monotonic()
+        self.allowed = allowed
+        self._waits: tuple[float, Exception] | None = None
 
     def beat(self) -> None:
         """Say that the loop is alive."""
@@ -55,6 +61,26 @@ class Pulse:
     def age(self) -> float:
         """Seconds since the last beat."""
         return time.monotonic() - self.at
+
+    def waits(self, why: Exception) -> None:
+        """Say what the loop waits for, or why it does not last; the first one counts for how long."""
+        self._waits = (self._waits[0] if self._waits else time.monotonic(), why)
+
+    def goes_on(self) -> None:
+        """Say that it waits no more."""
+        self._waits = None
+
+    def report(self, name: str) -> dict[str, Any]:
+        """For the heartbeat: `silent` and `waits` (None while it does not) in seconds, and `why`."""
+        waits = self._waits
+        return {
+            "name": name,
+            "silent": self.age(),
+            "allowed": self.allowed,
+            "waits": None if waits is None else time.monotonic() - waits[0],
+            "why": "" if waits is None else str(waits[1]),
+            "quota": waits is not None and isinstance(waits[1], QuotaSpent),
+        }
 
 
 def run(worker: Worker, stop: Stop, pulse: Pulse) -> None:
@@ -69,6 +95,7 @@ def run(worker: Worker, stop: Stop, pulse: Pulse) -> None:
             except Transient as away:
                 # Whoever said when to come back (a quota) is believed.
                 pause = max(backoff.failed(), float(getattr(away, "retry_after", 0.0)))
+                pulse.waits(away)
                 # One line an outage, not one a try.
                 if str(away) != told:
                     log.warning("%s waits: %s", worker.name, away)
@@ -78,6 +105,7 @@ def run(worker: Worker, stop: Stop, pulse: Pulse) -> None:
                     log.info("%s goes on", worker.name)
                     told = ""
                 backoff.succeeded()
+                pulse.goes_on()
             # A long wait (a quota) is no hanging: the pulse goes on.
             while pause > 0 and not stop.wait(min(pause, _BEAT)):
                 pulse.beat()

@@ -1,13 +1,15 @@
 """Scheduled jobs. The scheduler supervises: a worker's loop is a job that is started again whenever it has ended.
 
 APScheduler skips a job whose former run has not ended (`max_instances=1`), so a worker runs once at a time; and it
-never hears of a run that died without a trace, which is why each loop has a pulse that the watchdog looks at.
+never hears of a run that died without a trace, which is why each loop has a pulse that the watchdog looks at. The
+watchdog is a thread of its own: jobs that hang would take the scheduler's threads from it.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.util import undefined
 
 from kylo_outbox.model.errors import KyloError
+from kylo_outbox.model.stalls import PATIENCE
 from kylo_outbox.runtime.loop import Pulse, Worker, run
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _RESTART = 1.0
 _STUCK = 60.0
+_LOOK_EVERY = 5.0
 
 
 class Schedule:
@@ -34,6 +38,7 @@ class Schedule:
     def __init__(self, stop: Stop) -> None:
         self._stop = stop
         self._pulses: dict[str, Pulse] = {}
+        self._jobs: dict[str, Pulse] = {}
         self._scheduler = BackgroundScheduler(
             executors={"default": ThreadPoolExecutor(8), "workers": ThreadPoolExecutor(256)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
@@ -42,15 +47,23 @@ class Schedule:
         self._started = False
 
     def every(self, seconds: float, name: str, job: Callable[[], Any], *, at_once: bool = True) -> None:
-        """Run `job` every `seconds`; what it raises is logged and the next run comes all the same."""
+        """Run `job` every `seconds`; what it raises is logged and the next run comes all the same.
+
+        A run may last as long as the time between two of them (15 seconds at least) before people are told.
+        """
+        pulse = self._jobs[name] = Pulse(seconds + PATIENCE)
 
         def guarded() -> None:
+            pulse.allowed = max(seconds, PATIENCE)
+            pulse.beat()
             try:
                 job()
             except KyloError as failed:
                 log.warning("job %s failed: %s", name, failed)
             except Exception:
                 log.exception("job %s failed", name)
+            pulse.allowed = seconds + PATIENCE
+            pulse.beat()
 
         self._add(guarded, seconds, name, "default", at_once=at_once)
 
@@ -66,16 +79,18 @@ class Schedule:
                 run(build(), self._stop, pulse)
             except KyloError as failed:
                 log.warning("%s ended and is started again: %s", name, failed)
-            except Exception:
+                pulse.waits(failed)
+            except Exception as failed:
                 log.exception("%s ended and is started again", name)
+                pulse.waits(failed)
 
         self._add(supervised, _RESTART, name, "workers", at_once=True)
 
     def start(self) -> None:
-        """Begin; the watchdog is one of the jobs."""
+        """Begin, and watch over the loops."""
         if not self._started:
             self._started = True
-            self.every(5.0, "watchdog", self._look_at_pulses)
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
             self._scheduler.start()
 
     def stop(self) -> None:
@@ -84,6 +99,10 @@ class Schedule:
         if self._started:
             self._started = False
             self._scheduler.shutdown(wait=True)
+
+    def report(self) -> list[dict[str, Any]]:
+        """Every loop and job for the heartbeat: for how long it is silent or waits."""
+        return [pulse.report(name) for name, pulse in (self._pulses | self._jobs).items()]
 
     def pulse_ages(self) -> dict[str, float]:
         """Seconds since each loop last came round."""
@@ -94,6 +113,10 @@ class Schedule:
         self._scheduler.add_job(
             job, "interval", seconds=seconds, id=name, executor=pool, next_run_time=first, replace_existing=True
         )
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_LOOK_EVERY):
+            self._look_at_pulses()
 
     def _look_at_pulses(self) -> None:
         for name, age in self.pulse_ages().items():

@@ -15,7 +15,7 @@ No message ever carries a token, a key or a body that was sent.
 
 from __future__ import annotations
 
-from kylo_outbox.model.errors import Poison, Transient, UnknownOutcome, Unreachable
+from kylo_outbox.model.errors import Poison, QuotaSpent, Transient, UnknownOutcome, Unreachable
 
 DEFAULT_RETRY_SECONDS = 1.0
 
@@ -32,7 +32,7 @@ class NotAuthorised(NotSent):
     """Google refused the credentials themselves; nothing took effect and no company is at fault."""
 
 
-class QuotaExceeded(Transient):
+class QuotaExceeded(QuotaSpent):
     """Too many requests in this minute; nothing took effect. `retry_after` is in seconds."""
 
     def __init__(self, detail: str, retry_after: float) -> None:

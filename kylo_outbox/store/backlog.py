@@ -7,11 +7,12 @@ cheap also while a relay has been off for a day. `select count(*) from outbox wh
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from psycopg import errors as pg
 
 from kylo_outbox.model.errors import NotReady
+from kylo_outbox.store.held import PAUSED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,6 +94,20 @@ select topic, count(distinct key)
  union all
 select topic, count(*) from kylo.holds group by topic
 """
+# What waits for something to be mended: not for a person who paused it, nor for a projector that was just asked.
+_STUCK_KEYS = """
+select 'relay' as stage, topic, count(distinct key),
+       extract(epoch from clock_timestamp() - min(held_at))::float8
+  from (select topic, key, held_at, waits, reason from kylo.outbox_held limit %(bound)s) held
+ where not waits and reason <> %(paused)s
+ group by topic
+ union all
+select projector, topic, count(*), extract(epoch from clock_timestamp() - min(since))::float8
+  from kylo.holds
+ where released_at is null or released_at < clock_timestamp() - interval '30 seconds'
+ group by projector, topic
+ order by 1, 2
+"""
 _DEAD = "select topic, count(*) from kylo.dead_letters where settled_at is null group by topic"
 _PENDING = """
 select count(*), count(*) filter (where p.seq > posted.upto)
@@ -113,6 +128,15 @@ select c.company_id, coalesce(max(p.upto), 0)
 """
 
 
+class StuckKeys(NamedTuple):
+    """Keys of a topic that a relay or a projector holds until something is mended; `seconds`: since the first."""
+
+    stage: str
+    topic: str
+    keys: int
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """What waits in one store; ages in seconds.
@@ -130,6 +154,7 @@ class Backlog:
     open_pending: int = 0
     unposted: int = 0
     oldest_transaction_age: float = 0.0
+    stuck_keys: tuple[StuckKeys, ...] = ()
 
 
 def read_backlog(conn: psycopg.Connection[Any], posted_upto: Mapping[str, int], bound: int = BOUND) -> Backlog:
@@ -159,6 +184,7 @@ def read_backlog(conn: psycopg.Connection[Any], posted_upto: Mapping[str, int], 
         counted = sum(count for _, count, _, _ in waiting)
         beyond = waiting[0][3] if waiting else 0
         held = conn.execute(_HELD, values).fetchall()
+        stuck = conn.execute(_STUCK_KEYS, values | {"paused": PAUSED}).fetchall()
         dead = read_dead_letters(conn)
         [pending, unposted] = conn.execute(_PENDING, values).fetchall()[0]
         if pending >= bound:
@@ -178,6 +204,7 @@ def read_backlog(conn: psycopg.Connection[Any], posted_upto: Mapping[str, int], 
         open_pending=pending,
         unposted=unposted,
         oldest_transaction_age=transaction,
+        stuck_keys=tuple(StuckKeys(*row) for row in stuck),
     )
 
 

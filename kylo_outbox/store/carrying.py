@@ -76,15 +76,32 @@ WAITING = """
 select count(*) from public.outbox
  where processed_at is null and not (key = %s and topic = any(%s))
 """
-DEAD = "select count(*) from kylo.dead_letters where key = %s and stage = any(%s) and settled_at is null"
+# Their positions are passed already: in the new home nobody would ever ask for them.
+OPEN_ENDS = """
+select (select count(*) from kylo.dead_letters
+         where key = %(key)s and stage = any(%(projectors)s) and (settled_at is null or retry_at is not null)),
+       (select count(*) from kylo.held_events
+         where key = %(key)s and projector = any(%(projectors)s) and kind = 'dead'),
+       (select count(*) from kylo.holds
+         where key = %(key)s and projector = any(%(projectors)s) and kind = 'dead')
+"""
 
 Table = tuple[str, list[str], str | None]
 """(name, columns, its identity column if it has one)."""
 
 
-def freeze(tx: psycopg.Connection[Any], company_id: str, move_id: UUID) -> None:
-    """Let nobody change the company's rows here any more; waits for whoever does."""
-    tx.execute(FREEZE, (company_id, move_id))
+def freeze(tx: psycopg.Connection[Any], company_id: str, move_id: UUID, projectors: Sequence[str]) -> str:
+    """Let nobody change the company's rows here any more; waits for whoever does.
+
+    Returns:
+        An empty text, or (and nothing is frozen) what would be left behind: see `open_ends`.
+    """
+    # Whoever buries or queues an event has its position locked: none comes up between the look and the freeze.
+    tx.execute(LOCK_POSITIONS, (company_id, list(projectors)))
+    left = open_ends(tx, company_id, projectors)
+    if not left:
+        tx.execute(FREEZE, (company_id, move_id))
+    return left
 
 
 def unfreeze(tx: psycopg.Connection[Any], company_id: str) -> None:
@@ -140,7 +157,7 @@ def take_back(tx: psycopg.Connection[Any], company_id: str, move_id: UUID, proje
     found = tx.execute(LOCK, (company_id,)).fetchone()
     if found is not None and found[0] == move_id:
         _remove(tx, company_id, projectors)
-        freeze(tx, company_id, move_id)
+        tx.execute(FREEZE, (company_id, move_id))
 
 
 def unapplied(
@@ -170,10 +187,14 @@ def waiting_elsewhere(tx: psycopg.Connection[Any], company_id: str, hints: Seque
     return int(row[0])
 
 
-def dead_letters(tx: psycopg.Connection[Any], company_id: str, projectors: Sequence[str]) -> int:
-    """Dead letters of the company that nobody has settled."""
-    row: Any = tx.execute(DEAD, (company_id, list(projectors))).fetchone()
-    return int(row[0])
+def open_ends(tx: psycopg.Connection[Any], company_id: str, projectors: Sequence[str]) -> str:
+    """Dead letters of the company that nobody has settled, and events that wait behind one; empty if there are none."""
+    found: Any = tx.execute(OPEN_ENDS, {"key": company_id, "projectors": list(projectors)}).fetchone()
+    letters, events, holds = found
+    told = [f"{letters} dead letters"] if letters else []
+    if events or (holds and not letters):
+        told.append(f"{events} events that wait behind one")
+    return " and ".join(told)
 
 
 def _remove(tx: psycopg.Connection[Any], company_id: str, projectors: Sequence[str]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kylo_outbox.store import audit, dead_letters, keyholds
+from kylo_outbox.model.errors import Refused
+from kylo_outbox.store import audit, dead_letters, keyholds, relay_dead
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 
 LOOP = 3
 """A dead letter that was tried again so often in vain is left out by acts on many."""
-
+GONE_ON = (
+    "the relay has gone on with its key, so nothing waits for it; `kylo-outbox dlq replay {0}` sends it again behind "
+    "what came since, `dlq edit {0}` corrects it first, `dlq discard {0}` gives it up"
+)
+"""Why one of the relay is not released."""
+SENT = "it was sent again already; if Kafka refuses it once more, that is a dead letter or a held key of its own"
 _FIELDS = """
 l.id, l.stage, l.topic, l.key, l.event_id, l.outbox_id, l.reason, l.error_class, l.attempts, l.at,
 (select count(*) from kylo.held_events e
@@ -105,6 +111,11 @@ class Letter:
     offset: int | None
 
     @property
+    def of_relay(self) -> bool:
+        """Whether it never reached Kafka: no projector knows of it, and its key has gone on."""
+        return self.stage == relay_dead.STAGE
+
+    @property
     def holds(self) -> keyholds.Hold:
         """The hold of its key."""
         return keyholds.Hold(self.stage, "dead", (self.store_id, self.topic, self.key))
@@ -170,11 +181,16 @@ def held(tx: psycopg.Connection[Any], wanted: Filter) -> list[HeldKey]:
 
 
 def release(tx: psycopg.Connection[Any], letters: Sequence[Letter], *, who: str, reason: str | None) -> Done:
-    """Ask the projector to try these once more and to go on with their keys, in order."""
+    """Ask the projector to try these once more and to go on with their keys, in order.
+
+    Those of the relay are left alone: their keys wait for nothing.
+    """
     done = Done()
     for letter in letters:
         if _settled(tx, letter):
             done.left[letter.id] = "it is settled"
+        elif letter.of_relay:
+            done.left[letter.id] = GONE_ON.format(letter.id)
         elif keyholds.release(tx, letter.holds) or tx.execute(ASK_AGAIN, (letter.id,)).rowcount:
             done.ids.append(letter.id)
             _told(tx, "dlq release", letter, who, reason)
@@ -212,13 +228,18 @@ def edit(tx: psycopg.Connection[Any], letter: Letter, payload: bytes, *, who: st
 
 
 def replay(tx: psycopg.Connection[Any], letters: Sequence[Letter], *, who: str, reason: str | None) -> Done:
-    """Ask the projector to try these once more, alone: also discarded ones. What was applied stays as it is."""
+    """Ask the projector to try these once more, alone: also discarded ones. What was applied stays as it is.
+
+    Those of the relay are saved in the outbox anew and published behind what their keys have had since.
+    """
     done = Done()
     for letter in letters:
         row = tx.execute(_LOCK, (letter.id,)).fetchone()
         outcome, settled = row or (None, True)
         if outcome == "applied":
-            done.left[letter.id] = "it is applied: once more would change nothing"
+            done.left[letter.id] = SENT if letter.of_relay else "it is applied: once more would change nothing"
+        elif letter.of_relay:
+            _send_again(tx, letter, done, who, reason, outcome)
         elif not settled and letter.policy == "hold":
             done.left[letter.id] = "its key waits for it: release it, so that the order is kept"
         elif tx.execute(ASK_AGAIN, (letter.id,)).rowcount:
@@ -227,6 +248,19 @@ def replay(tx: psycopg.Connection[Any], letters: Sequence[Letter], *, who: str, 
         else:
             done.left[letter.id] = "it is to be tried already"
     return done
+
+
+def _send_again(
+    tx: psycopg.Connection[Any], letter: Letter, done: Done, who: str, reason: str | None, outcome: str | None
+) -> None:
+    try:
+        relay_dead.send_again(tx, letter.id)
+    except Refused as refused:
+        done.left[letter.id] = f"the outbox refuses it ({refused}); `kylo-outbox dlq edit {letter.id}` corrects it"
+        return
+    dead_letters.settle(tx, letter.id, "applied")
+    done.ids.append(letter.id)
+    _told(tx, "dlq replay", letter, who, reason, outcome=outcome)
 
 
 def _settled(tx: psycopg.Connection[Any], letter: Letter) -> bool:

@@ -5,7 +5,8 @@ A process writes its own row, at most once a second. Counters of processes that 
 
 Keys of `state` that others read: for part `relay` they are `leader` (bool), `publishing` (bool: records are being
 sent at this moment), `via_kafka` (bool: something is routed over Kafka) and `broker_contact_age_seconds` (since the
-broker last answered, None for never). Ages and not times, so that no two clocks are compared.
+broker last answered, None for never). Ages and not times, so that no two clocks are compared. For every part:
+`loops`, `stuck` and `clock` (`model/stalls.py` reads them), and `stopped` once it has ended as it was asked to.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ earlier one of its key. Writing here asks for the lane's epoch, so a relay that 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kylo_outbox.store.lanes import one
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from kylo_outbox.store.lanes import Lane
     from kylo_outbox.store.outbox import Row
 
+PAUSED: Final = "its company, topic or key is paused; `kylo-outbox company resume` or `outbox resume` lets it go on"
+"""Reason of what people hold on purpose."""
 _MINE = "select from kylo.lanes where lane = %(lane)s and epoch = %(epoch)s for update"
 HOLD = f"""
 with mine as materialized ({_MINE}), held as (

@@ -7,6 +7,7 @@ before that look, or the hold is gone before the event is judged, and it is appl
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +25,7 @@ Kind = Literal["dead", "away"]
 HELD = """
 select h.store_id, h.topic, h.key
   from kylo.holds h
-  join unnest(%s::text[], %s::text[], %s::text[]) as g(store_id, topic, key) using (store_id, topic, key)
+  join json_to_recordset(%s::json) as g(store_id text, topic text, key text) using (store_id, topic, key)
  where h.projector = %s and h.kind = %s
  order by h.store_id, h.topic, h.key
    for share of h
@@ -80,10 +81,9 @@ class Hold:
         return {"projector": self.projector, "kind": self.kind, "store_id": store_id, "topic": topic, "key": key}
 
 
-def columns(keys: Iterable[PositionKey]) -> list[list[str]]:
-    """The keys as three arrays, in the one order in which rows are locked everywhere."""
-    listed = sorted(set(keys))
-    return [[key[column] for key in listed] for column in range(3)]
+def listed(keys: Iterable[PositionKey]) -> str:
+    """The keys as one JSON text for `json_to_recordset`: an array costs the client ten times as much."""
+    return json.dumps([{"store_id": store_id, "topic": topic, "key": key} for store_id, topic, key in keys])
 
 
 def held_keys(
@@ -92,7 +92,7 @@ def held_keys(
     """Which of `keys` wait; their rows stay locked for share until the transaction ends."""
     if not keys:
         return set()
-    return set(tx.execute(HELD, (*columns(keys), projector, kind)).fetchall())
+    return set(tx.execute(HELD, (listed(keys), projector, kind)).fetchall())
 
 
 def hold(tx: psycopg.Connection[Any], hold: Hold) -> None:

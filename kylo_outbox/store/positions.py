@@ -12,10 +12,11 @@ events are all accounted for: applied = taken - open and discarded dead letters 
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kylo_outbox.model.delivery import NOWHERE, Delivery, PositionAt, PositionKey
-from kylo_outbox.store.keyholds import HELD, columns
+from kylo_outbox.store.keyholds import HELD, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,14 +27,16 @@ if TYPE_CHECKING:
 MAKE = """
 insert into kylo.positions (projector, store_id, topic, key, generation, outbox_id)
 select %s, g.store_id, g.topic, g.key, -1, -1
-  from unnest(%s::text[], %s::text[], %s::text[]) as g(store_id, topic, key)
+  from json_to_recordset(%s::json) as g(store_id text, topic text, key text)
+ where not exists (select from kylo.positions p
+                    where p.projector = %s and p.store_id = g.store_id and p.topic = g.topic and p.key = g.key)
  order by g.store_id, g.topic, g.key
 on conflict do nothing
 """
 LOCK = """
 select p.store_id, p.topic, p.key, p.generation, p.outbox_id
   from kylo.positions p
-  join unnest(%s::text[], %s::text[], %s::text[]) as g(store_id, topic, key) using (store_id, topic, key)
+  join json_to_recordset(%s::json) as g(store_id text, topic text, key text) using (store_id, topic, key)
  where p.projector = %s
  order by p.store_id, p.topic, p.key
    for update of p
@@ -45,10 +48,12 @@ update kylo.positions p
                         then m.outbox_id else p.outbox_id end,
        applied = p.applied + m.applied, digest = p.digest + m.digest, duplicates = p.duplicates + m.duplicates,
        moved_at = now()
-  from unnest(%s::text[], %s::text[], %s::text[], %s::int[], %s::bigint[], %s::bigint[], %s::numeric[], %s::bigint[])
-       as m(store_id, topic, key, generation, outbox_id, applied, digest, duplicates)
+  from json_to_recordset(%s::json)
+       as m(store_id text, topic text, key text, generation int, outbox_id bigint, applied bigint, digest numeric,
+            duplicates bigint)
  where p.projector = %s and p.store_id = m.store_id and p.topic = m.topic and p.key = m.key
 """
+HOLDS = "select exists (select from kylo.holds where projector = %s and kind = 'dead')"
 
 
 class Split(NamedTuple):
@@ -69,22 +74,27 @@ def split(tx: psycopg.Connection[Any], projector: str, deliveries: Sequence[Deli
 
     A repeat inside `deliveries` itself counts as seen.
     """
-    stores, topics, names = columns(delivery.position_key for delivery in deliveries)
-    behind = columns(key for delivery in deliveries if (key := delivery.hold_key))
+    keys = listed({delivery.position_key for delivery in deliveries})
+    held_keys: set[PositionKey] = set()
     with tx.pipeline():
-        tx.execute(MAKE, (projector, stores, topics, names))
-        locked = tx.execute(LOCK, (stores, topics, names, projector))
-        # A statement of its own: it must see what was committed while the one before waited for its locks.
-        holds = tx.execute(HELD, (*behind, projector, "dead"))
-        rows, held_keys = locked.fetchall(), set(holds.fetchall())
+        tx.execute(MAKE, (projector, keys, projector))
+        locked = tx.execute(LOCK, (keys, projector))
+        # A statement of its own: it must see what was committed while the one before waited for its locks. Whoever
+        # begins a hold has the position of its event locked, so none of these keys gets one after that.
+        holding = tx.execute(HOLDS, (projector,))
+        rows, [holds] = locked.fetchall(), holding.fetchone() or (False,)
+    if holds:
+        behind = listed({key for delivery in deliveries if (key := delivery.hold_key)})
+        held_keys = set(tx.execute(HELD, (behind, projector, "dead")).fetchall())
     at: dict[PositionKey, PositionAt] = {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
-    found = Split([], [], [])
+    fresh, held, seen = found = Split([], [], [])
     for delivery in deliveries:
-        if delivery.position <= at.get(delivery.position_key, NOWHERE):
-            found.seen.append(delivery)
+        key, position = delivery.position_key, delivery.position
+        if position <= at.get(key, NOWHERE):
+            seen.append(delivery)
             continue
-        at[delivery.position_key] = delivery.position
-        (found.held if delivery.hold_key in held_keys else found.fresh).append(delivery)
+        at[key] = position
+        (held if held_keys and delivery.hold_key in held_keys else fresh).append(delivery)
     return found
 
 
@@ -92,16 +102,19 @@ def move(tx: psycopg.Connection[Any], projector: str, taken: Iterable[Delivery],
     """Write the positions behind `taken`, with how many, the sum of their ids, and the repeats absorbed."""
     moves: dict[PositionKey, list[int]] = {}
     for delivery in taken:
-        generation, number = delivery.position
-        entry = moves.setdefault(delivery.position_key, [generation, number, 0, 0, 0])
-        entry[:2] = max((entry[0], entry[1]), delivery.position)
+        key, (generation, number) = delivery.position_key, delivery.position
+        entry = moves.get(key)
+        if entry is None:
+            moves[key] = [generation, number, 1, number, 0]
+            continue
+        if (generation, number) > (entry[0], entry[1]):  # noqa: PLR1730 - a call costs more than the rest of it
+            entry[0], entry[1] = generation, number
         entry[2] += 1
         entry[3] += number
     for delivery in seen:
         moves.setdefault(delivery.position_key, [-1, -1, 0, 0, 0])[4] += 1
     if not moves:
         return
-    keys = sorted(moves)
-    names = [list(column) for column in zip(*keys, strict=True)]
-    figures = [list(column) for column in zip(*(moves[key] for key in keys), strict=True)]
-    tx.execute(MOVE, (*names, *figures, projector))
+    columns = ("store_id", "topic", "key", "generation", "outbox_id", "applied", "digest", "duplicates")
+    rows = [dict(zip(columns, (*key, *figures), strict=True)) for key, figures in moves.items()]
+    tx.execute(MOVE, (json.dumps(rows), projector))

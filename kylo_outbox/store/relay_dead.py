@@ -46,6 +46,8 @@ select h.id, h.reason
                     where {_ON_POISON} = 'skip')
  order by h.id
 """  # noqa: S608 - constants of this file
+_LETTER = "select topic, key, type, payload, headers, event_id from kylo.dead_letters where id = %s and stage = %s"
+_FORGET_ID = "delete from kylo.event_ids where topic = %s and event_id = %s"
 _SET_POLICY = """
 insert into kylo.relay_policies (topic, on_poison, set_by) values (%s, %s, %s)
 on conflict (topic) do update set on_poison = excluded.on_poison, set_by = excluded.set_by, set_at = now()
@@ -125,6 +127,22 @@ def bury_refused(connection: psycopg.Connection[Any], slots: tuple[int, int]) ->
     return [each for each in buried if each is not None]
 
 
+def send_again(connection: psycopg.Connection[Any], letter_id: int) -> None:
+    """Save the event of a dead letter of this stage anew: with its bytes, headers and event id, but a new place.
+
+    It is published behind everything of its key that is saved by now: the relay has gone on with the key since. In
+    the caller's transaction, who has the letter locked and settles it.
+
+    Raises:
+        Refused: the outbox does not take it; nothing of it is saved.
+    """
+    topic, key, kind, payload, headers, event_id = _one(connection, _LETTER, letter_id, STAGE)
+    with connection.transaction():
+        # A chosen id is remembered, so that a repeat adds nothing. This is no repeat: the first one never left.
+        connection.execute(_FORGET_ID, (topic, event_id))
+        emit(connection, topic=topic, key=key, type=kind, payload=payload, headers=headers, event_id=event_id)
+
+
 def error_class_of(reason: str) -> str:
     """The code that a refusal begins with (`MSG_SIZE_TOO_LARGE: ...`); `Refused` if it begins otherwise."""
     code = reason.partition(":")[0]
@@ -175,8 +193,8 @@ def _record(
     return True
 
 
-def _one(connection: psycopg.Connection[Any], sql: str) -> tuple[Any, ...]:
-    row: tuple[Any, ...] | None = connection.execute(sql).fetchone()
+def _one(connection: psycopg.Connection[Any], sql: str, *values: Any) -> tuple[Any, ...]:
+    row: tuple[Any, ...] | None = connection.execute(sql, values).fetchone()
     if row is None:
         raise RuntimeError("a statement that always answers did not")
     return row

@@ -1,11 +1,13 @@
 """Is it alive, is it ready, do events flow: for supervisors, Prometheus and the load scripts.
 
-Liveness asks nobody: an outage of PostgreSQL or Kafka is no reason to restart this process. Readiness asks what this
-process itself needs. `/health/kafka` tells of the relay, from its heartbeat row and the tables.
+Liveness asks nobody: an outage of PostgreSQL or Kafka is no reason to restart this process; it fails only when a loop
+of this very process hangs. Readiness asks what this process itself needs, and tells what stands still anywhere.
+`/health/kafka` tells of the relay, from its heartbeat row and the tables.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,8 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from kylo_outbox.model.errors import KyloError
+from kylo_outbox.model.errors import KyloError, NotReady
+from kylo_outbox.model.stalls import PATIENCE
 from kylo_outbox.web import metrics
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from kylo_outbox.telemetry.metrics import Sample
 
 _PUBLISHER_GROUP = "kafka-publisher"
+# Seconds. Whatever is asked has a shorter limit of its own.
+_HANGS = 60.0
 
 
 def routes(
@@ -42,11 +47,13 @@ def routes(
     @router.get("/livez", summary="The process runs")
     @router.get("/healthz", summary="The old name of /livez")
     async def livez() -> Response:
+        if overview.silent() > _HANGS:
+            return JSONResponse({"status": "stuck", "ok": False}, 503)
         return JSONResponse({"status": "alive", "ok": True})
 
     @router.get("/readyz", summary="What this process needs is there")
     def readyz() -> Response:
-        return _checked(checks, details(overview.recent()))
+        return _checked({**checks, "watching": lambda: _watches(overview)}, told(overview.recent()))
 
     @router.get("/startupz", summary="It has been ready once")
     def startupz() -> Response:
@@ -121,6 +128,7 @@ def statistics(snapshot: Snapshot) -> dict[str, Any]:
         for store in snapshot.stores
     ]
     found["oldTransactions"] = [holder._asdict() for holder in snapshot.holders]
+    found["stuck"] = [asdict(one) for one in snapshot.stuck()]
     found["processes"] = [
         {"part": beat.part, "instance": beat.instance, "alive": beat.alive, "ageSeconds": round(beat.age, 1)}
         for beat in snapshot.running()
@@ -128,7 +136,7 @@ def statistics(snapshot: Snapshot) -> dict[str, Any]:
     return found
 
 
-def details(snapshot: Snapshot | None) -> dict[str, Any]:
+def told(snapshot: Snapshot | None) -> dict[str, Any]:
     """What `/readyz` tells beside its checks; none of it makes this process unready.
 
     The path is open to everybody: neither users nor statements nor keys are shown here, `/health/kafka/stats` and
@@ -136,6 +144,14 @@ def details(snapshot: Snapshot | None) -> dict[str, Any]:
     """
     if snapshot is None:
         return {}
+    stuck = [
+        {"kind": one.kind, "subject": one.subject, "text": one.text, "remedy": one.remedy} for one in snapshot.stuck()
+    ]
+    return {"stuck": stuck, "details": details(snapshot)}
+
+
+def details(snapshot: Snapshot) -> dict[str, Any]:
+    """Figures of the whole system for `/readyz`."""
     return {
         "relay": snapshot.status,
         "lanesWithoutLeader": sum(not lane.led for store in snapshot.stores for lane in store.lanes),
@@ -171,8 +187,13 @@ def _checked(checks: Mapping[str, Callable[[], object]], more: Mapping[str, Any]
             ready = False
             results[name] = str(failed)
     status = "ready" if ready else "not ready"
-    told = {"details": dict(more)} if more else {}
-    return JSONResponse({"status": status, "checks": results, **told}, 200 if ready else 503)
+    return JSONResponse({"status": status, "checks": results, **(more or {})}, 200 if ready else 503)
+
+
+def _watches(overview: Overview) -> None:
+    seconds = overview.silent()
+    if seconds > PATIENCE:
+        raise NotReady(f"looking at the stores has hung for {seconds:.0f} s: what stands still is not seen from here")
 
 
 def _total(samples: Iterable[Sample], name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
@@ -9,6 +10,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
 
 from kylo_outbox import __version__
+from kylo_outbox.model.stalls import KINDS
 from kylo_outbox.telemetry.samples import add_up
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ def table_gauges(snapshot: Snapshot) -> list[Sample]:
     open_items, unposted = sum(one.open_pending for one in read), sum(one.unposted for one in read)
     samples.append(_gauge("pending_open_transactions", "Transactions that no rule matches yet.", open_items))
     samples.append(_gauge("sheets_unposted_rows", "Open rows that their tab does not hold yet.", unposted))
+    stuck = Counter(stall.kind for stall in snapshot.stuck())
+    samples += [_gauge("stalls", "What stands still, by kind.", stuck[kind], kind=kind) for kind in KINDS]
     ages: dict[str, float] = {}
     for beat in snapshot.running():
         ages[beat.part] = min(beat.age, ages.get(beat.part, beat.age))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tenacity import Retrying, retry_if_exception_type, wait_exponential
@@ -14,11 +16,13 @@ from kylo_outbox.flows.rules import Rules
 from kylo_outbox.kafka.client import KafkaAddress
 from kylo_outbox.model.errors import Misconfigured, NotReady, Transient
 from kylo_outbox.model.topics import declared
+from kylo_outbox.runtime.clocks import ClockWatch
 from kylo_outbox.store import heartbeats, migrate
 from kylo_outbox.store.directory import Directory
 from kylo_outbox.store.dsn import resolve
 from kylo_outbox.store.engine import Database
 from kylo_outbox.store.isolation import require_unbound
+from kylo_outbox.store.server import clock
 from kylo_outbox.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -26,7 +30,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from kylo_outbox.kafka.contact import BrokerContact
+    from kylo_outbox.runtime.schedule import Schedule
     from kylo_outbox.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -144,17 +151,32 @@ def when_ready(check: Callable[[], None], *, wait: bool, tell: Callable[[str], N
 
 
 class Heart:
-    """Writes this process' heartbeat: what it does and what it counted."""
+    """Writes this process' heartbeat: what it does, how its loops and its clock go, and what it counted."""
 
-    def __init__(self, control: Database, part: str, state: Callable[[], Mapping[str, Any]]) -> None:
-        self._control, self._part, self._state = control, part, state
+    def __init__(
+        self, control: Database, part: str, state: Callable[[], Mapping[str, Any]], schedule: Schedule
+    ) -> None:
+        self._control, self._part, self._state, self._schedule = control, part, state, schedule
+        self._clocks = ClockWatch()
         self._started = datetime.now(UTC)
         self._instance = f"{socket.gethostname()}:{os.getpid()}:{self._started:%H%M%S}"
 
     def beat(self) -> None:
         """Write the row."""
         with self._control.transaction() as tx:
-            heartbeats.beat(tx, self._part, self._instance, self._started, self._state(), metrics.samples())
+            clocks = self._clocks.look(partial(clock, tx))
+            self._write(tx, {**self._state(), "loops": self._schedule.report(), "clock": clocks})
+
+    def stop(self) -> None:
+        """Say that this process ends as it was asked to; while the database is away nobody can be told."""
+        try:
+            with self._control.transaction() as tx:
+                self._write(tx, {"stopped": True})
+        except Transient as away:
+            log.info("the end is not noted: %s", away)
+
+    def _write(self, tx: Any, state: Mapping[str, Any]) -> None:
+        heartbeats.beat(tx, self._part, self._instance, self._started, state, metrics.samples())
 
     def prune(self) -> None:
         """Fold processes that have been silent for a day into one row."""

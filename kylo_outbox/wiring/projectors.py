@@ -14,6 +14,7 @@ from kylo_outbox.flows.promote import Promote
 from kylo_outbox.flows.triage import Triage
 from kylo_outbox.kafka.consumer import Subscription
 from kylo_outbox.kafka.contact import BrokerContact
+from kylo_outbox.kafka.lag import Lag
 from kylo_outbox.model import topics as declared
 from kylo_outbox.model.errors import Misconfigured
 from kylo_outbox.model.projector import Projector
@@ -23,10 +24,11 @@ from kylo_outbox.store.deliveries import stored_delivery
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.store.outbox import stored_rows
 from kylo_outbox.wiring import sheets
+from kylo_outbox.wiring.lagging import LAG_EVERY, LagWatch
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema, require_topics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from kylo_outbox.model.delivery import Delivery
     from kylo_outbox.model.topics import OnPoison
@@ -130,6 +132,7 @@ class ProjectorProcess:
         self._contact = BrokerContact(kafka_address(parts.settings))
         self._workers: dict[str, Project] = {}
         self._gaps: dict[str, Gaps] = {}
+        self._progress = LagWatch()
 
     def check(self) -> None:
         """Refuse to start without schema, broker and topics."""
@@ -141,7 +144,7 @@ class ProjectorProcess:
     def run(self, stop: Stop) -> None:
         """Run until `stop`."""
         schedule = Schedule(stop)
-        heart = Heart(self._parts.control, "projectors", self._state)
+        heart = Heart(self._parts.control, "projectors", self._state, schedule)
         for projector in self._projectors:
             schedule.keep_running(f"project {projector.name}", partial(self._worker, projector))
         schedule.every(1.0, "heartbeat", heart.beat)
@@ -149,9 +152,21 @@ class ProjectorProcess:
             schedule.every(600.0, "unposted tabs", announce_unposted(self._parts).run_once)
             every = self._parts.settings.sheets_approvals_every
             schedule.every(every, "approvals", sheets.read_approvals(self._parts).run_once)
+        if own := self._own_groups():
+            schedule.every(LAG_EVERY, "lag", partial(self._measure_lag, Lag(kafka_address(self._parts.settings)), own))
         schedule.start()
         stop.wait()
         schedule.stop()
+        heart.stop()
+
+    def _own_groups(self) -> dict[str, tuple[str, ...]]:
+        """Groups that no relay knows of: those of anybody's own projectors."""
+        known = groups(self._parts.settings)
+        found = {each.group or each.name: tuple(each.topics) for each in self._projectors}
+        return {group: topics for group, topics in found.items() if group not in known}
+
+    def _measure_lag(self, lag: Lag, of: Mapping[str, Sequence[str]]) -> None:
+        self._progress.look(lag.of(of))
 
     def _worker(self, projector: Projector) -> Worker:
         source = Subscription(
@@ -177,6 +192,7 @@ class ProjectorProcess:
 
     def _state(self) -> dict[str, Any]:
         return {
+            "stuck": self._progress.stuck,
             "settled": {name: worker.settled for name, worker in self._workers.items()},
             "gaps": [text for gaps in self._gaps.values() for text in gaps.noticed],
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from kylo_outbox.store.outbox import stored_rows
 from kylo_outbox.store.pauses import Pauses
 from kylo_outbox.store.session import LaneSession
 from kylo_outbox.telemetry import metrics
+from kylo_outbox.wiring.lagging import LAG_EVERY, LagWatch
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema
 from kylo_outbox.wiring.projectors import NAMES, groups, kylo_topics, named, projection
 from kylo_outbox.wiring.sharing import leads_too_many
@@ -37,17 +39,6 @@ if TYPE_CHECKING:
     from kylo_outbox.store.engine import Database
 
 log = logging.getLogger(__name__)
-
-
-def _measure_lag(lag: Lag, of: Mapping[str, Sequence[str]]) -> None:
-    """Show how far each group is behind; asked for by relays, because the API needs no broker."""
-    oldest: dict[tuple[str, str], float] = {}
-    for part in lag.of(of):
-        metrics.CONSUMER_LAG_MESSAGES.labels(part.group, part.topic, str(part.partition)).set(part.messages)
-        place = (part.group, part.topic)
-        oldest[place] = max(oldest.get(place, 0.0), part.seconds or 0.0)
-    for place, seconds in oldest.items():
-        metrics.CONSUMER_LAG_SECONDS.labels(*place).set(seconds)
 
 
 class RelayProcess:
@@ -66,6 +57,7 @@ class RelayProcess:
         self._witnesses = Witnesses(self._databases)
         self._states: dict[tuple[str, int], RelayState] = {}
         self._relays: dict[tuple[str, int], Relay] = {}
+        self._progress = LagWatch()
 
     def check(self) -> None:
         """Refuse to start without schema and, where anything travels over it, a broker."""
@@ -78,7 +70,7 @@ class RelayProcess:
     def run(self, stop: Stop) -> None:
         """Run until `stop`; then drain what is in flight, store the cursors and give the lanes up."""
         schedule = Schedule(stop)
-        heart = Heart(self._parts.control, "relay", self._state)
+        heart = Heart(self._parts.control, "relay", self._state, schedule)
         delayed = DelayedEvents(self._databases)
         upkeep = Housekeeping(self._databases, self._parts.settings.outbox_retention)
         schedule.every(5.0, "stores", partial(self._look_for_stores, schedule))
@@ -93,10 +85,12 @@ class RelayProcess:
         if self._contact is not None:
             schedule.every(3.0, "broker contact", self._contact.ask)
         if self._address is not None:
-            schedule.every(10.0, "lag", partial(_measure_lag, Lag(self._address), groups(self._parts.settings)))
+            watched = groups(self._parts.settings)
+            schedule.every(LAG_EVERY, "lag", partial(self._measure_lag, Lag(self._address), watched))
         schedule.start()
         stop.wait()
         schedule.stop()
+        heart.stop()
         delayed.close()
 
     def states(self) -> list[RelayState]:
@@ -128,6 +122,10 @@ class RelayProcess:
             if leads_too_many(self._states[mine[0]].store, len(mine), beats):
                 log.info("%s goes to another relay process", self._states[mine[-1]].name)
                 self._relays[mine[-1]].step_down()
+
+    def _measure_lag(self, lag: Lag, of: Mapping[str, Sequence[str]]) -> None:
+        # On the direct path what lies in Kafka is not read, on purpose.
+        self._progress.look(lag.of(of), judge=self._parts.settings.route_via_kafka)
 
     def _databases(self) -> list[Database]:
         return [store.database for store in self._parts.directory.stores() if not store.problem]
@@ -189,6 +187,7 @@ class RelayProcess:
             "broker_contact_age_seconds": self._contact.age() if self._contact else None,
             "published": sum(state.published for state in states),
             "failed": sum(state.failed for state in states),
+            "stuck": self._progress.stuck,
             "last_success": max((state.last_success for state in states if state.last_success), default=None),
             "lanes": [
                 {
@@ -199,6 +198,7 @@ class RelayProcess:
                     "held_keys": len(state.held_keys),
                     "side_lanes": state.side_lanes,
                     "breaker": state.breaker,
+                    "queue_full": None if state.full_since is None else time.monotonic() - state.full_since,
                 }
                 for state in states
             ],

@@ -1,7 +1,8 @@
-"""Figures of this machine, as ratios that hold on others: `python3 scripts/dev.py bench [flow | relay] [options]`.
+"""Figures of this machine, as ratios that hold on others: `python3 scripts/dev.py bench [SUITE] [options]`.
 
-flow   from a POST to the tabs, against the targets of the people who use it (the default)
-relay  the relay against a raw producer, other relays, and itself under load
+flow       from a POST to the tabs, against the targets of the people who use it (the default)
+relay      the relay against a raw producer, other relays, and itself under load
+projector  projectors against a plain COPY and the client's own settings, and the whole road at a pace
 """
 
 from __future__ import annotations

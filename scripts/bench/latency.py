@@ -19,6 +19,7 @@ from scripts.bench.workers import writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from kylo_outbox.store.engine import Database
     from scripts.bench.stage import Stage
@@ -36,6 +37,16 @@ class Latency:
     p50: float
     p99: float
     pace: float
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """When commits came back, by event number; `counted` are those after the first second."""
+
+    commits: dict[int, int]
+    counted: dict[int, int]
+    pace: float
+    direct: Path
 
 
 def paced(
@@ -64,20 +75,42 @@ def paced(
     Raises:
         BenchFailed: events did not arrive.
     """
+    done = written(stage, database, topic, rate, seconds, insert=insert, direct=direct)
+    return done_until(done, partial(writer.load, done.direct) if direct else acks)
+
+
+def written(
+    stage: Stage,
+    database: Database,
+    topic: str,
+    rate: float,
+    seconds: float,
+    *,
+    insert: str = Ours.insert,
+    direct: str = "",
+) -> Written:
+    """Write at a pace; see `paced`."""
     first = next(_runs) * 10_000_000
     out = stage.folder / f"commits-{first}"
     own = stage.folder / f"acks-{first}"
     words = {"dsn": database.dsn, "topic": topic, "rate": rate, "seconds": seconds, "first": first, "out": out}
     more = {"direct": direct, "brokers": stage.kafka.bootstrap, "acks": own} if direct else {}
     told = stage.worker("writer", **words, insert=insert, **more)
-    pace = told["written"] / told["seconds"]
     commits = writer.load(out)
+    counted = {number: at for number, at in commits.items() if number - first >= rate * _WARM_SECONDS}
+    return Written(commits, counted, told["written"] / told["seconds"], own)
+
+
+def done_until(done: Written, find: Callable[[], dict[int, int]]) -> Latency:
+    """Wait until every event has its moment, and compare.
+
+    Raises:
+        BenchFailed: events did not arrive.
+    """
     until = time.monotonic() + _REST_SECONDS
-    find = partial(writer.load, own) if direct else acks
-    while lost := commits.keys() - (found := find()).keys():
+    while lost := done.commits.keys() - (found := find()).keys():
         if time.monotonic() > until:
-            raise BenchFailed(f"{len(lost)} of {len(commits)} events were not acknowledged")
+            raise BenchFailed(f"{len(lost)} of {len(done.commits)} events did not arrive")
         time.sleep(_AGAIN_SECONDS)
-    counted = [number for number in commits if number - first >= rate * _WARM_SECONDS]
-    took = [(found[number] - commits[number]) / 1e6 for number in counted]
-    return Latency(percentile(took, 0.50), percentile(took, 0.99), pace)
+    took = [(found[number] - at) / 1e6 for number, at in done.counted.items()]
+    return Latency(percentile(took, 0.50), percentile(took, 0.99), done.pace)

@@ -47,6 +47,12 @@ SUITES: dict[str, tuple[Bench, ...]] = {
         Bench("lanes", "Order and throughput of several lanes"),
         Bench("fairness", "One company behind another's backlog"),
     ),
+    "projector": (
+        Bench("apply", "Read, applied and noted, against a plain COPY"),
+        Bench("consume", "Catching up, against the client's own settings"),
+        Bench("applied", "From commit to applied"),
+        Bench("road", "The whole road at a pace"),
+    ),
 }
 
 

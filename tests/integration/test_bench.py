@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.bench import latency, pace, relays, rows
-from scripts.bench.benches import drain
+from scripts.bench import latency, pace, projectors, relays, rows
+from scripts.bench.benches import applied, drain
 from scripts.bench.peers import contenders
 from scripts.bench.stage import BenchFailed, Options, stage
 from scripts.bench.workers import writer
@@ -77,3 +77,25 @@ def test_latency_matches_each_commit_with_its_own_acknowledgement(scene):
         assert pace.records(look, topic) == len(writer.load(acks)) == 100
     assert found.p50 <= found.p99
     assert found.p99 > 0
+
+
+def test_a_catch_up_is_measured_by_what_was_really_applied(scene):
+    """Each event once in the table; the plain COPY copies the very same rows; one that cannot end has no figure."""
+    with scene.database() as source, scene.topic() as topic:
+        relays.drain_backlog(scene, source, topic, COUNT)
+        found = projectors.catch_up(scene, topic, COUNT)
+        assert 0 < found.events <= COUNT
+        with scene.database() as database:
+            projectors.prepare(database)
+            words = {"dsn": database.dsn, "source": source.dsn, "brokers": scene.kafka.bootstrap, "topic": topic}
+            assert scene.worker("project_by_hand", **words, way="copy")["events"] == COUNT
+            with rows.connect(database) as connection:
+                assert connection.execute("select count(*) from bench_ledger").fetchone() == (COUNT,)
+        with pytest.raises(BenchFailed, match=f"{COUNT} of {COUNT + 1} events"):
+            projectors.catch_up(scene, topic, COUNT + 1, seconds=20.0)
+
+
+def test_applied_and_acknowledged_are_of_the_same_events(scene):
+    """Nothing is applied before it was acknowledged."""
+    [ratio, *_] = applied.run(scene, 1, 0.5)
+    assert ratio.median > 1

@@ -120,6 +120,26 @@ def test_a_relay_that_cannot_reach_its_broker_is_named(environ, led):
     assert found(answer["findings"], "projectors") == []
 
 
+def test_a_loop_that_stands_still_is_named(environ, led):
+    """With what it waits for; a quota is worth a look and no error."""
+    environ.setenv("PG_DSN_RW", led.dsn)
+    environ.setenv("ROUTE_VIA_KAFKA", "0")
+    quiet = {"silent": 0.1, "allowed": 15.0, "waits": None, "why": "", "quota": False}
+    loops = [
+        quiet | {"name": "project txns", "waits": 40.0, "why": "company 710 is away"},
+        quiet | {"name": "project sheets", "waits": 40.0, "quota": True},
+        quiet | {"name": "project promote"},
+    ]
+    state = {"leader": True, "via_kafka": False, "broker_contact_age_seconds": None}
+    with led.transaction() as tx:
+        heartbeats.beat(tx, "relay", "one", datetime.now(UTC), state, [])
+        heartbeats.beat(tx, "projectors", "one", datetime.now(UTC), {"loops": loops}, [])
+    waits, quota = found(examined(1)["findings"], "stuck")
+    assert waits[:2] == ("error", "projectors one: project txns")
+    assert waits[2].endswith("company 710 is away")
+    assert quota[:2] == ("warning", "projectors one: project sheets")
+
+
 def test_a_healthy_store_has_no_findings(led):
     """Nothing is said where nothing is wrong."""
     assert causes(led, control=True, old_transaction=3600.0) == {}

@@ -371,3 +371,30 @@ def test_a_release_that_another_process_tried_in_vain_is_not_tried_again(control
     projection.tend(at_once=True)
     late._drain(control_db, found)
     assert ask(control_db, "select releases from kylo.dead_letters") == [(1,)]
+
+
+def test_a_key_that_must_wait_keeps_no_other_from_going_on(control_db, applied):
+    """One company is being moved: it is told to wait at every try, while the keys behind it in line are drained."""
+
+    class Moving(Collects):
+        def apply(self, tx, events):
+            if any(event.key == "moving" for event in events) and not self.arrived:
+                raise Transient("company moving: its rows are moving to another database")
+            super().apply(tx, events)
+
+        arrived = True
+
+    collects = Moving("t")
+    projection = make(control_db, collects)
+    for number, key in ((1, "moving"), (3, "other")):
+        projection.handle([delivery(number, key, BAD), delivery(number + 1, key)])
+    with control_db.transaction() as tx:
+        tx.execute("update kylo.dead_letters set payload = '{}'")
+    collects.arrived = False
+    release(control_db, "moving")
+    release(control_db, "other")
+    projection.tend(at_once=True)
+    assert applied() == [("other", 3), ("other", 4)]
+    collects.arrived = True
+    projection.tend(at_once=True)
+    assert applied() == [("other", 3), ("other", 4), ("moving", 1), ("moving", 2)]

@@ -8,11 +8,12 @@ from dataclasses import asdict
 import pytest
 
 from scripts.bench import registry, suite
+from scripts.bench.benches import road
 from scripts.bench.figures import Figure, Goal, Result, percentile, ratios, result_from, shown
 from scripts.bench.peers import installed
 from scripts.bench.report import chart, docs, page
 from scripts.bench.rounds import interleaved
-from scripts.bench.stage import Options
+from scripts.bench.stage import ROOT, BenchFailed, Options
 from scripts.bench.workers import writer
 
 AT_LEAST = Goal("P1", 0.7)
@@ -223,3 +224,28 @@ def test_a_payload_carries_its_number_and_has_its_size():
     assert writer.number_of(text) == 12_345
     assert len(text) == 500
     assert json.loads(text)["n"] == 12_345
+
+
+def test_a_lag_that_grows_is_told_from_one_that_does_not():
+    """Events a second, the lag as seconds of writing, and its slope in a minute."""
+    flat = road.judged([(float(at), 1_000 * at, 1_000 * at - 50 - at % 2) for at in range(20)])
+    assert flat.rate == pytest.approx(1_000, rel=0.01)
+    assert round(flat.p50, 2) == 0.05
+    assert flat.growth < 0.05
+    grows = road.judged([(float(at), 1_000 * at, 900 * at) for at in range(20)])
+    assert (grows.rate, round(grows.growth, 1)) == (900, 6.0)
+    with pytest.raises(BenchFailed, match="nothing was written"):
+        road.judged([(0.0, 5, 5), (1.0, 5, 5)])
+
+
+def test_the_page_of_figures_has_a_place_for_each_suite(tmp_path):
+    """A suite writes between its own marks and leaves the others' alone."""
+    page = tmp_path / "performance.md"
+    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    for suite_name in registry.SUITES:
+        page.write_text(text, encoding="utf-8")
+        docs.write(stored(Figure("ratio", "x", (1.0,))) | {"suite": suite_name}, page)
+        others = [name for name in registry.SUITES if name != suite_name]
+        written = page.read_text(encoding="utf-8")
+        assert f"<!-- bench {suite_name}: begin -->\nRun of " in written
+        assert all(f"<!-- bench {name}: begin -->" in written for name in others)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kylo_outbox.model.errors import Fatal, Transient
+from kylo_outbox.model.errors import Fatal, QuotaSpent, Transient
 from kylo_outbox.runtime.backoff import Backoff
 from kylo_outbox.runtime.loop import Pulse, run
 from kylo_outbox.runtime.schedule import Schedule
@@ -106,6 +106,76 @@ def test_a_failing_job_comes_again():
     schedule.start()
     assert twice.wait(10)
     schedule.stop()
+
+
+def test_a_wait_is_told_from_its_beginning_until_it_is_over():
+    """Several failures in a row are one wait, with the newest reason; a quota is told apart; a success ends it."""
+    pulse = Pulse()
+    pulse.waits(Transient("first"))
+    pulse._waits = (pulse._waits[0] - 20.0, pulse._waits[1]) if pulse._waits else None
+    pulse.waits(QuotaSpent("60 a minute"))
+    told = pulse.report("project sheets")
+    assert told["waits"] >= 20.0
+    assert (told["name"], told["why"], told["quota"]) == ("project sheets", "60 a minute", True)
+    pulse.goes_on()
+    assert (pulse.report("x")["waits"], pulse.report("x")["quota"]) == (None, False)
+
+
+def test_the_loop_says_that_it_waits_and_that_it_goes_on():
+    """While the worker raises "not now" its pulse says so, and the next good turn takes it back."""
+    stop, pulse, seen = Stop(), Pulse(), []
+    worker = Scripted(stop, Transient("away"), 0.0)
+    run_once = worker.run_once
+
+    def watched():
+        seen.append(pulse.report("x")["why"])
+        return run_once()
+
+    worker.run_once = watched
+    run(worker, stop, pulse)
+    assert seen == ["", "away", ""]
+
+
+def test_a_worker_that_cannot_be_built_waits():
+    """Its supervisor tries again every second; from outside that is a wait, not a loop that comes round."""
+    stop, twice = Stop(), threading.Event()
+    tries = []
+
+    def build():
+        tries.append(1)
+        if len(tries) == 2:
+            twice.set()
+        raise Fatal("no such table")
+
+    schedule = Schedule(stop)
+    schedule.keep_running("project x", build)
+    schedule.start()
+    assert twice.wait(10)
+    [told] = schedule.report()
+    schedule.stop()
+    assert told["why"] == "no such table"
+    assert told["waits"] > 0
+
+
+def test_a_job_that_hangs_is_silent_and_the_watchdog_still_looks(monkeypatch):
+    """Jobs that never end take every thread of the scheduler's; the watchdog has its own."""
+    monkeypatch.setattr("kylo_outbox.runtime.schedule._LOOK_EVERY", 0.01)
+    stop, release, looked = Stop(), threading.Event(), threading.Event()
+    schedule = Schedule(stop)
+    schedule._look_at_pulses = looked.set
+    busy = threading.Semaphore(0)
+    for number in range(8):
+        schedule.every(0.2, f"job {number}", lambda: (busy.release(), release.wait(30)))
+    schedule.start()
+    for _ in range(8):
+        assert busy.acquire(timeout=10)
+    looked.clear()
+    assert looked.wait(10)
+    schedule._jobs["job 3"].at -= 20.0
+    told = {each["name"]: each["silent"] > each["allowed"] for each in schedule.report()}
+    release.set()
+    schedule.stop()
+    assert [name for name, late in told.items() if late] == ["job 3"]
 
 
 def test_a_loop_that_no_longer_moves_ends_the_process(monkeypatch):

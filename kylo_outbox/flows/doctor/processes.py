@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from kylo_outbox.flows.doctor.finding import Finding
+from kylo_outbox.flows.doctor.finding import Finding, Level
+from kylo_outbox.model import stalls
 from kylo_outbox.store import heartbeats
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from kylo_outbox.store.engine import Database
     from kylo_outbox.store.heartbeats import Heartbeat
 
+# Nothing stands still for good then.
+_PASSING: Final = frozenset({"quota_wait", "clock_jump"})
 _START = {
     "relay": ("nothing is published", "start `kylo-outbox relay`"),
     "projectors": ("nothing is applied to tables and tabs", "start `kylo-outbox project --all`"),
@@ -47,6 +50,20 @@ def projectors(control: Database) -> Iterator[Finding]:
     beats = _of(control, "projectors")
     if not any(beat.alive for beat in beats):
         yield _missing("projectors", beats)
+
+
+def stuck(control: Database) -> Iterator[Finding]:
+    """What running processes tell of their loops, their queues, their clocks and partitions that nobody reads."""
+    for part in _START:
+        for beat in _of(control, part):
+            if not beat.alive:
+                continue
+            # Of a breaker tells `relay`.
+            lanes = [{**lane, "breaker": ""} for lane in beat.state.get("lanes", [])]
+            for stall in stalls.process(part, beat.instance, beat.age, {**beat.state, "lanes": lanes}):
+                cause = f"{stall.text}: {stall.detail}" if stall.detail else stall.text
+                level: Level = "warning" if stall.kind in _PASSING else "error"
+                yield Finding(level, "stuck", stall.subject, cause, stall.remedy)
 
 
 def _of(control: Database, part: str) -> list[Heartbeat]:

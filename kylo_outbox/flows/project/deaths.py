@@ -39,7 +39,7 @@ class Deaths:
             0 if the first of them has killed too often.
         """
         self._known.intersection_update(assigned)
-        new = {place for place in map(_place, deliveries) if place and place not in self._known}
+        new = _places(deliveries) - self._known
         if not new and not self._suspect:
             return len(deliveries)
         self._learn(new)
@@ -57,7 +57,9 @@ class Deaths:
 
     def done(self, deliveries: Sequence[Delivery]) -> None:
         """They are settled: what was written down before them is removed."""
-        over = set()
+        over: set[Place] = set()
+        if not _places(deliveries) - self._known:
+            return
         for delivery in deliveries:
             place = _place(delivery)
             if place is None or place in self._known:
@@ -110,6 +112,11 @@ def _ranges(deliveries: Sequence[Delivery], known: Collection[Place]) -> list[Ma
         if place and place not in known and delivery.offset is not None:
             found.setdefault(place, []).append(delivery.offset)
     return [Mark(place, min(offsets), max(offsets)) for place, offsets in sorted(found.items())]
+
+
+def _places(deliveries: Sequence[Delivery]) -> set[Place]:
+    found = {(delivery.event.topic, delivery.partition) for delivery in deliveries}
+    return {(topic, number) for topic, number in found if number is not None}
 
 
 def _place(delivery: Delivery) -> Place | None:

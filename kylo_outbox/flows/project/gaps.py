@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from kylo_outbox.telemetry import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from kylo_outbox.model.delivery import Delivery
 
@@ -65,33 +65,56 @@ class Gaps:
         self._tell = tell
         self._learn = learn
         self._open: list[Lost] = []
+        self._filling: Iterator[bool] | None = None
         self.noticed: list[str] = []
 
-    def close_before(self, source: Reader, handle: Callable[[Sequence[Delivery]], None]) -> None:
-        """Fill whatever gap `source` has met; called before its records are applied.
+    def close_before(self, source: Reader, handle: Callable[[Sequence[Delivery]], None]) -> bool:
+        """One step towards filling whatever gap `source` has met; whether its records may be applied now.
+
+        A step is one batch: however much there is to fill in, the loop comes round and its member stays in its group.
 
         Raises:
-            Transient: not now; the gap is filled by a later call.
+            Transient: not now; the gap is filled from its beginning by later calls.
         """
         self._open += [Lost(*each) for each in source.lost()]
+        if self._filling is None:
+            grown = self._grown(source.assigned)
+            if not self._open and not grown:
+                return True
+            self._filling = self._steps(grown, handle)
+        done = True
+        try:
+            done = next(self._filling, True)
+        finally:
+            if done:
+                self._filling = None
+        return False
+
+    def _grown(self, assigned: Collection[tuple[str, int]]) -> dict[str, int]:
+        """Topics that have more partitions than was known, with how many at least."""
+        grown: dict[str, int] = {}
+        for topic, number in assigned:
+            if number >= self._partitions.get(topic, number + 1):
+                grown[topic] = max(number + 1, grown.get(topic, 0))
+        return grown
+
+    def _steps(self, grown: Mapping[str, int], handle: Callable[[Sequence[Delivery]], None]) -> Iterator[bool]:
         while self._open:
             lost = self._open[0]
             number = lost.end - lost.first
             what = f"up to {number} records of {lost.topic}/{lost.partition} left the log before they were read"
-            self._fill("lost", lost.topic, f"{lost.topic}/{lost.partition}", what, handle)
+            yield from self._fill("lost", lost.topic, f"{lost.topic}/{lost.partition}", what, handle)
             metrics.CONSUMER_LOST.labels(self._projector, lost.topic).inc(number)
             del self._open[0]
-        for topic, number in sorted(source.assigned):
-            before = self._partitions.get(topic, number + 1)
-            if number >= before:
-                what = f"{topic} has {number + 1} or more partitions, it had {before}: keys have moved"
-                self._fill("partitions", topic, topic, what, handle)
-                self._learn(topic, number + 1)
-                self._partitions[topic] = number + 1
+        for topic, number in sorted(grown.items()):
+            what = f"{topic} has {number} or more partitions, it had {self._partitions[topic]}: keys have moved"
+            yield from self._fill("partitions", topic, topic, what, handle)
+            self._learn(topic, number)
+            self._partitions[topic] = number
 
     def _fill(
         self, kind: str, topic: str, subject: str, what: str, handle: Callable[[Sequence[Delivery]], None]
-    ) -> None:
+    ) -> Iterator[bool]:
         log.error("%s: %s; applying what the outboxes still have", self._projector, what)
         self._tell(kind, subject, f"{what}; they are being filled in from the outboxes")
         number, oldest = 0, None
@@ -99,6 +122,7 @@ class Gaps:
             handle(batch)
             number += len(batch)
             oldest = oldest or (batch[0].event.created_at if batch else None)
+            yield False
         since = f", the oldest of {oldest:%Y-%m-%d %H:%M}" if oldest else ""
         text = f"{what}; {number} stored events were applied or known{since}; what is older is for people to judge"
         self._tell(kind, subject, text)

@@ -7,10 +7,12 @@ queue to the commit of the effect, so nobody else works on the key and nobody qu
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kylo_outbox.model.errors import Fatal, Transient
 from kylo_outbox.store import dead_letters, keyholds
+from kylo_outbox.store.engine import answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,16 +51,26 @@ class Releases:
     def run_once(self, database: Database) -> None:
         """Drain every released key and try every single dead letter that is to be tried.
 
+        One that must wait (its company is being moved) keeps none of the others waiting.
+
         Raises:
             Transient: not now; what is not done stays released.
         """
         with database.transaction() as tx:
             holds = keyholds.released(tx, self._projector)
             letters = dead_letters.to_retry(tx, self._projector)
-        for hold in holds:
-            self._drain(database, hold)
-        for letter in letters:
-            self._retry(database, letter)
+        todo = [partial(self._drain, database, hold) for hold in holds]
+        todo += [partial(self._retry, database, letter) for letter in letters]
+        not_now: Transient | None = None
+        for go_on in todo:
+            try:
+                go_on()
+            except Transient as away:
+                not_now = not_now or away
+                if not answers(database):
+                    break
+        if not_now:
+            raise not_now
 
     def _drain(self, database: Database, hold: Hold) -> None:
         size = _BATCH

@@ -82,8 +82,10 @@ class Project:
         if not self._in_hand:
             return ProjectTurn(0)
         try:
-            if self._gaps:
-                self._gaps.close_before(self._source, self._projection.handle)
+            if self._gaps and not self._gaps.close_before(self._source, self._projection.handle):
+                # Nothing more is fetched meanwhile.
+                self._source.pause()
+                return ProjectTurn(0)
             settled = self._settle()
         except Transient as not_now:
             # An open circuit needs to see what else arrives before it can tell that it was a few records after all.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from kylo_outbox.flows.relay.caution import Caution
 from kylo_outbox.flows.relay.track import count_published
 from kylo_outbox.kafka.producer import names_missing_topic
+from kylo_outbox.store.held import PAUSED
 from kylo_outbox.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ Keys: TypeAlias = set[tuple[str, bytes]]
 
 RETRY_EVERY = 5.0
 _AT_ONCE = 1000
-PAUSED = "its company, topic or key is paused; `kylo-outbox company resume` or `outbox resume` lets it go on"
 BEHIND = "waits behind an earlier event of its key"
 
 

@@ -55,6 +55,8 @@ class RelayState:
     side_lanes: int = 0
     # Why nothing goes to Kafka just now; empty while it does.
     breaker: str = ""
+    # Since when the producer has taken no more (a clock that never jumps); None while it does.
+    full_since: float | None = None
 
     @property
     def name(self) -> str:

@@ -101,6 +101,7 @@ class Relay:
                 self._holding.go_on(session, outlet)
             read, full = self._read(session, outlet)
             self._watch(session, outlet, answered=answered)
+            self.state.full_since = outlet.full_since
         except Transient as away:
             self.state.publishing = False
             if isinstance(away, KafkaFault):
@@ -321,6 +322,8 @@ class Relay:
         return self._window.rows(self._caution.rows)
 
     def _has_room(self, track: Track, *, side: bool = False) -> bool:
+        if self._publisher is not None and self._publisher.full_since is not None:
+            return False
         if self._caution.active:
             return not any(each.waiting for each in self._tracks)
         return self._window.has_room(track, side=side)
@@ -367,6 +370,7 @@ class Relay:
     def _drop(self) -> None:
         """Give everything back at once; what is not acknowledged is read again by whoever leads next."""
         self.state.leading = self.state.publishing = False
+        self.state.full_since = None
         self._tracks = []
         self._caution.reset()
         self._holding.forget()
