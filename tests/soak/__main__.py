@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +24,8 @@ _KEPT = Path(".kylo") / "soak"
 def main() -> int:
     """Run what the command line asks for; the exit code."""
     wanted = _wanted()
+    # Asked to end, it ends what it has started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     say = f"seed {wanted.seed}" + (f", {wanted.plant} planted" if wanted.plant else "")
     print(f"{say}; the same again: {_again(wanted)}", flush=True)
     # Not below /root or another closed folder: PostgreSQL may have to run as an account of its own.

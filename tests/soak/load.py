@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 LARGE = "LARGE"
 # The topic `small` takes nothing above this.
 LIMIT = 20_000
+# Few: after each of them the relay looks for the one at fault, and is slow meanwhile.
+SOME_LARGE = 0.0007
 
 TABLE = "create table soak_versions (key text primary key, version bigint not null default 0)"
 _NEXT = "update soak_versions set version = version + %s where key = %s returning version"
@@ -53,13 +55,16 @@ class Load:
     id. Business rows are locked before anything is emitted, and both in one order: writers cannot deadlock.
     """
 
-    def __init__(self, dsn: str, topics: Mapping[str, str], *, seed: int, writers: int = 6) -> None:
+    def __init__(
+        self, dsn: str, topics: Mapping[str, str], *, seed: int, large: float = SOME_LARGE, writers: int = 6
+    ) -> None:
         """Prepare.
 
         Args:
             dsn: The database, through whatever door.
             topics: Names of the topics `events`, `moves` and `small`.
             seed: Each writer's dice come from it.
+            large: The share of the topic `small` that is too large for it.
             writers: How many threads.
         """
         self.committed: dict[str, Note] = {}
@@ -72,7 +77,7 @@ class Load:
             *(_key(topics["moves"], f"ledger-{n}", counted=True) for n in range(12)),
             *(_key(topics["small"], f"small-{n}", counted=True) for n in range(6)),
         ]
-        self._dsn, self._seed = dsn, seed
+        self._dsn, self._seed, self._large = dsn, seed, large
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._write, args=(number,)) for number in range(writers)]
 
@@ -153,7 +158,7 @@ class Load:
     def _kind(self, key: Key, dice: random.Random) -> str:
         luck = dice.random()
         if key.topic == self.topics["small"]:
-            return LARGE if luck < 0.005 else "WRITTEN"
+            return LARGE if luck < self._large else "WRITTEN"
         if key.topic == self.topics["moves"]:
             return BAD if luck < 0.001 else "MOVED"
         return BAD if luck < 0.0007 else CURABLE if luck < 0.0014 else "WRITTEN"

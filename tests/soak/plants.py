@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from tests.soak.load import SOME_LARGE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -21,6 +23,8 @@ class Plant:
     shows: frozenset[str]
     mix: Mapping[str, int] = field(default_factory=lambda: _KILLS)
     seconds: float = 20.0
+    # The share of records that are refused for their size (`Load`).
+    large: float = SOME_LARGE
 
 
 _LOST = frozenset({"lost"})
@@ -42,8 +46,8 @@ PLANTS: dict[str, Plant] = {
     "skip_locked": Plant("relay", _REORDERED),
     "cursor_first": Plant("relay", _LOST, {"kill Kafka": 1, "kill a relay": 2}),
     "no_epoch": Plant("relay", frozenset({"owned twice"}), {"stop a relay": 1}),
-    "flush_is_success": Plant("relay", _LOST),
-    "no_gapless": Plant("relay", _REORDERED),
+    "flush_is_success": Plant("relay", _LOST, large=0.01),
+    "no_gapless": Plant("relay", _REORDERED, large=0.01),
     # The database.
     "no_slot_lock": Plant("database", _REORDERED),
 }

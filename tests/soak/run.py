@@ -20,7 +20,7 @@ from tests.helpers.planted import no_slot_lock
 from tests.soak import projectors
 from tests.soak.crew import Crew
 from tests.soak.faults import Fault, Faults, plan
-from tests.soak.load import LIMIT, TABLE, Load
+from tests.soak.load import LIMIT, SOME_LARGE, TABLE, Load
 from tests.soak.people import People
 from tests.soak.plants import PLANTS
 from tests.soak.recovery import Recovery, recoveries
@@ -100,7 +100,8 @@ class Soak:
         with ExitStack() as stack:
             database = stack.enter_context(self._stage.database())
             dsn = self._stage.postgres.dsn(database)
-            load = Load(self._stage.front_dsn(database), self._topics, seed=self._wanted.seed)
+            large = PLANTS[self._wanted.plant].large if self._wanted.plant else SOME_LARGE
+            load = Load(self._stage.front_dsn(database), self._topics, seed=self._wanted.seed, large=large)
             self._prepare(dsn, load)
             crew = self._crew(database)
             stack.callback(crew.close)
