@@ -81,10 +81,16 @@ class Load:
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._write, args=(number,)) for number in range(writers)]
 
-    @property
-    def rows(self) -> list[tuple[str]]:
-        """The business rows that must be there before the start."""
-        return [(f"{key.topic}/{key.name}",) for key in self.keys if key.counted]
+    def prepare(self) -> None:
+        """Make the business rows, and write one event for each key, so that it can be seen when all of them flow."""
+        with psycopg.connect(self._dsn) as connection:
+            rows = [(f"{key.topic}/{key.name}",) for key in self.keys if key.counted]
+            connection.cursor().executemany("insert into soak_versions (key) values (%s)", rows)
+            dice = random.Random(f"{self._seed} first")
+            keys = sorted(self.keys, key=lambda key: (key.slot, key))
+            events = [event for key in keys for event in self._events(connection, key, 1, dice)]
+            ids = [str(event.event_id) for event in emit_many(connection, events)]
+            self.committed |= dict(zip(ids, self._notes(events), strict=True))
 
     def start(self) -> None:
         """Begin to write."""

@@ -22,7 +22,9 @@ class Plant:
     # Whichever of these it shows, it is found.
     shows: frozenset[str]
     mix: Mapping[str, int] = field(default_factory=lambda: _KILLS)
-    seconds: float = 20.0
+    # Seconds under fire, and those that are waited at most until nothing moves any more.
+    seconds: float = 15.0
+    patience: float = 30.0
     # The share of records that are refused for their size (`Load`).
     large: float = SOME_LARGE
 
@@ -33,12 +35,12 @@ _REORDERED = frozenset({"reordered"})
 
 PLANTS: dict[str, Plant] = {
     # Projectors. Where nothing may be there twice (the ledger), a repeat shows as a dead letter that nobody expected.
-    "no_position": Plant("projector", _DOUBLED),
-    "offsets": Plant("projector", _DOUBLED),
+    "no_position": Plant("projector", _DOUBLED, patience=5.0),
+    "offsets": Plant("projector", _DOUBLED, patience=5.0),
     "position_first": Plant("projector", _LOST),
     "commit_first": Plant("projector", _LOST),
     "no_hold": Plant("projector", _REORDERED),
-    "no_fence": Plant("projector", _DOUBLED, _STOPS),
+    "no_fence": Plant("projector", _DOUBLED, _STOPS, seconds=25.0, patience=15.0),
     # Relays.
     "by_id": Plant("relay", _LOST),
     "above_xmax": Plant("relay", _LOST),

@@ -50,6 +50,8 @@ def _differences(outcome: Outcome) -> Iterator[str]:
     yield from (f"still waiting: {name}: {count}" for name, count in verdict.stuck.items())
     yield from (f"owned twice: {each}" for each in verdict.owned_twice[:_EXAMPLES])
     yield from outcome.broken
+    if not outcome.settled:
+        yield "it was still moving when it was judged: what is told as lost may only be late"
     if not outcome.repeats:
         yield "no repeat was absorbed: this run proves nothing"
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _PARTITIONS = 6
 _BEGIN_SECONDS = 90.0
+_FLOWING = "select count(distinct projector)::int from kylo.positions"
 # What stands still for so long, longer than a group's session, will not move any more.
 _QUIET_SECONDS = 12.0
 _SETTLE_SECONDS = 240.0
@@ -72,9 +73,11 @@ class Outcome:
     discarded: int
     # Writers or processes that failed by themselves.
     broken: list[str] = field(default_factory=list)
-    # Seconds from the first event to the verdict, and those of them under fire.
+    # Seconds from the first fault to the verdict, and those of them under fire.
     seconds: float = 0.0
     under_fire: float = 0.0
+    # Whether all was done, or nothing moved any more: only then is what is missing lost.
+    settled: bool = True
 
     @property
     def repeats(self) -> int:
@@ -111,21 +114,21 @@ class Soak:
             stack.callback(load.stop)
             look = Look(dsn)
             stack.callback(look.close)
+            wait_until(lambda: look.ask(_FLOWING) == [(3,)], _BEGIN_SECONDS, "all projectors apply something")
             people.start()
             load.start()
             begun = time.monotonic()
-            applied = "select count(*) > 0 from soak_journal"
-            wait_until(lambda: look.ask(applied) == [(True,)], _BEGIN_SECONDS, "the first event is applied")
-            print(f"{len(load.committed)} events before the first fault", flush=True)
             faults, fired = self._fire(crew, database, load)
             load.stop()
-            self._settle(look)
+            settled = self._settle(look)
             people.stop()
             broken = [f"writer: {failed}" for failed in load.failed]
             broken += [f"{name} ended by itself" for name in crew.died()] or [
                 f"{name} did not end well" for name in crew.end()
             ]
-            return self._outcome(dsn, load, faults, people, broken, begun, fired)
+            outcome = self._outcome(dsn, load, faults, people, broken, begun, fired)
+            outcome.settled = settled
+            return outcome
 
     def _prepare(self, dsn: str, load: Load) -> None:
         bootstrap = self._stage.kafka.bootstrap
@@ -137,7 +140,6 @@ class Soak:
         with psycopg.connect(dsn) as tx:
             tx.execute(projectors.TABLES)
             tx.execute(TABLE)
-            tx.cursor().executemany("insert into soak_versions (key) values (%s)", load.rows)
         watch(dsn)
         database = Database(dsn, name="soak")
         with database.transaction() as tx:
@@ -145,6 +147,7 @@ class Soak:
         database.close()
         if self._wanted.plant == "no_slot_lock":
             no_slot_lock(dsn)
+        load.prepare()
 
     def _crew(self, database: str) -> Crew:
         folder = self._folder()
@@ -184,20 +187,23 @@ class Soak:
             faults.mend_all()
         return faults.done, time.monotonic() - begun
 
-    def _settle(self, look: Look) -> None:
-        """Wait until all is done, or nothing moves any more."""
-        topics = list(self._topics.values())
-        until = time.monotonic() + _SETTLE_SECONDS
+    def _settle(self, look: Look) -> bool:
+        """Wait until all is done, or nothing moves any more; False if that did not come."""
+        topics, plant = list(self._topics.values()), self._wanted.plant
+        until = time.monotonic() + (PLANTS[plant].patience if plant else _SETTLE_SECONDS)
         state, since = look.ask(_STATE, topics), time.monotonic()
-        while time.monotonic() < until and time.monotonic() - since < _QUIET_SECONDS:
+        while time.monotonic() - since < _QUIET_SECONDS:
             [(open_events, *waiting, refused, taken)] = state
             [(expected,)] = look.ask(_TAKEN, self._topics["moves"], topics)
             if not open_events and not any(waiting) and taken == expected - refused:
-                return
+                return True
+            if time.monotonic() > until:
+                return False
             time.sleep(0.2)
             now = look.ask(_STATE, topics)
             if now != state:
                 state, since = now, time.monotonic()
+        return True
 
     def _outcome(
         self,
