@@ -1,4 +1,4 @@
-"""How long it took after each fault until everything flowed again: from commits behind the fault to their effect."""
+"""How long it took after each fault until everything flowed again, on every part of the road."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import psycopg
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from tests.helpers.broker import Seen
     from tests.soak.faults import Fault
-    from tests.soak.load import Note
+    from tests.soak.load import Load
 
-_APPLIED = "select event_id::text, extract(epoch from at)::float8 from soak_journal where topic = %s"
+_APPLIED = "select key, extract(epoch from at)::float8 from soak_journal where topic = %s"
 _SERVERS = ("kill PostgreSQL", "kill Kafka")
 # What else went on shortly after a server came back is its doing too.
 _AFTER = 3.0
+# What had left a process before it was killed arrives a moment later.
+_IN_FLIGHT = 0.1
+# The slots of `emit`, in parts that fit into whatever lanes there are.
+_SLOTS, _LANES = 1024, 6
 
 
 class Recovery(NamedTuple):
@@ -33,49 +37,40 @@ class Recovery(NamedTuple):
     worst: float
 
 
-class _Firsts:
-    """For each part of the road (a partition), when events of at least some commit time first arrived."""
+class Flow:
+    """When something arrived, for each part of the road that may stand still by itself."""
 
-    def __init__(self, arrivals: Iterable[tuple[object, float, float]]) -> None:
-        """Of (part, committed at, arrived at)."""
-        parts: dict[object, list[tuple[float, float]]] = defaultdict(list)
-        for part, committed, arrived in arrivals:
-            parts[part].append((committed, arrived))
-        self._parts = []
-        for pairs in parts.values():
-            pairs.sort()
-            earliest = [arrived for _, arrived in pairs]
-            for place in range(len(earliest) - 2, -1, -1):
-                earliest[place] = min(earliest[place], earliest[place + 1])
-            self._parts.append(([committed for committed, _ in pairs], earliest))
+    def __init__(self, arrivals: Iterable[tuple[object, float]]) -> None:
+        """Of (part, seconds since 1970)."""
+        parts: dict[object, list[float]] = defaultdict(list)
+        for part, at in arrivals:
+            parts[part].append(at)
+        self._parts = [sorted(times) for times in parts.values()]
 
-    def after(self, moment: float) -> float | None:
-        """When the last part had got something committed after `moment`; None if one never has."""
+    def again(self, moment: float) -> float | None:
+        """When the last part has gone on after `moment`; None if one never has."""
         last = moment
-        for committed, earliest in self._parts:
-            place = bisect_left(committed, moment)
-            if place == len(committed):
+        for times in self._parts:
+            place = bisect_left(times, moment + _IN_FLIGHT)
+            if place == len(times):
                 return None
-            last = max(last, earliest[place])
+            last = max(last, times[place])
         return last
 
 
-def recoveries(
-    dsn: str, topic: str, faults: Sequence[Fault], log: Sequence[Seen], notes: Mapping[str, Note]
-) -> list[Recovery]:
-    """By kind of fault. A fault during another one's outage of a server is counted and not measured."""
+def recoveries(dsn: str, load: Load, faults: Sequence[Fault], log: Sequence[Seen]) -> list[Recovery]:
+    """By kind of fault, from the log of the topic `events`; what falls into the outage of a server is not measured."""
     with psycopg.connect(dsn) as tx:
-        applied: dict[str, float] = dict(tx.execute(_APPLIED, (topic,)).fetchall())
-    records = {record.event_id: record for record in reversed(log) if record.event_id in notes}
-    published = _Firsts((r.partition, notes[event].at, r.at) for event, r in records.items())
-    effects = _Firsts(
-        (records[event].partition, notes[event].at, at) for event, at in applied.items() if event in records
-    )
+        applied = tx.execute(_APPLIED, (load.topics["events"],)).fetchall()
+    lanes = {key.name: key.slot * _LANES // _SLOTS for key in load.keys if key.topic == load.topics["events"]}
+    partitions = {record.key: record.partition for record in log}
+    published = Flow((lanes[record.key], record.at) for record in log)
+    effects = Flow((partitions.get(key), at) for key, at in applied)
     outages = [(f.at, (f.mended or f.at) + _AFTER, f) for f in faults if f.kind in _SERVERS]
     kinds: dict[str, list[float | None]] = defaultdict(list)
     for fault in faults:
         begun = fault.mended or fault.at if fault.kind in _SERVERS else fault.at
-        end = (published if _is_about_relays(fault.kind) else effects).after(begun)
+        end = (published if _is_about_relays(fault.kind) else effects).again(begun)
         met = end is None or any(f is not fault and fault.at < until and since < end for since, until, f in outages)
         kinds[fault.kind].append(None if met or end is None else end - begun)
     return [_summed(kind, times) for kind, times in sorted(kinds.items())]

@@ -219,7 +219,7 @@ class Soak:
         return Outcome(
             verdict,
             faults,
-            recoveries(dsn, self._topics["events"], faults, log, load.committed),
+            recoveries(dsn, load, faults, log),
             committed=len(load.committed),
             rolled_back=load.rolled_back,
             interrupted=load.interrupted,

@@ -9,7 +9,7 @@ import pytest
 from tests.soak.faults import ROUND, plan
 from tests.soak.load import Note
 from tests.soak.projectors import topics
-from tests.soak.recovery import _Firsts
+from tests.soak.recovery import Flow
 from tests.soak.verifier import Stored, _Judge
 
 TOPICS = topics("run")
@@ -64,11 +64,12 @@ def test_a_repeat_in_the_log_is_no_difference(judge):
     assert (part.repeats, part.lost, part.reordered) == (2, [], [])
 
 
-def test_recovery_is_over_when_the_last_partition_goes_on():
-    """What was committed after the fault counts, in each partition; before all of them go on nothing is over."""
-    flow = [(0, 1.0, 1.1), (1, 1.0, 1.1), (0, 2.0, 2.5), (1, 2.0, 9.0), (1, 3.0, 7.0)]
-    assert _Firsts(flow).after(1.5) == 7.0
-    assert _Firsts(flow).after(2.5) is None
+def test_recovery_is_over_when_the_last_part_goes_on():
+    """A part that never stood still hides none that did; what was on its way already is no recovery."""
+    flow = Flow([(0, 1.0), (0, 1.55), (0, 2.0), (1, 1.0), (1, 9.0)])
+    assert flow.again(1.5) == 9.0
+    assert Flow([(0, 1.55), (0, 2.0)]).again(1.5) == 2.0
+    assert flow.again(2.5) is None
 
 
 class _Record:
