@@ -9,7 +9,7 @@ from tests.soak.report import lines
 from tests.soak.run import Soak, Wanted
 from tests.soak.stage import Stage
 
-SHORT = Wanted(seed=1, seconds=40)
+SHORT = Wanted(seed=1, seconds=30)
 # As many faults and events as were asked for of a release (goal R1), in as many seconds as that takes.
 FULL = Wanted(seed=2, seconds=60, faults=250, events=150_000)
 IN_EVERY_RUN = {"no_position", "no_hold"}

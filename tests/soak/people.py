@@ -20,6 +20,7 @@ class People:
 
     def __init__(self, dsn: str, run: str) -> None:
         self.released = self.discarded = 0
+        self.failed: list[Exception] = []
         self._database = Database(dsn, name="soak people")
         self._stages = [f"{projector.name.rpartition('-')[0]}-{run}" for projector in (Ledger, Journal)]
         self._stop = threading.Event()
@@ -37,10 +38,13 @@ class People:
         self._database.close()
 
     def _work(self) -> None:
-        while not self._stop.wait(_LOOK_SECONDS):
-            for stage in self._stages:
-                with suppress(Transient):
-                    self._look(stage)
+        try:
+            while not self._stop.wait(_LOOK_SECONDS):
+                for stage in self._stages:
+                    with suppress(Transient):
+                        self._look(stage)
+        except Exception as failed:  # noqa: BLE001 - told to whoever runs the soak
+            self.failed.append(failed)
 
     def _look(self, stage: str) -> None:
         with self._database.transaction() as tx:

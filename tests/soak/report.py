@@ -63,7 +63,7 @@ def _verdict(wanted: Wanted, outcome: Outcome) -> str:
     planted = f"with {wanted.plant} planted, " if wanted.plant else ""
     if outcome.good:
         return f"GOOD: {planted}{what}; {outcome.repeats} repeats absorbed (seed {wanted.seed})"
-    others = [*(f"stuck {count}" for count in verdict.stuck.values())][:1]
+    others = [f"stuck {sum(verdict.stuck.values())}"] if verdict.stuck else []
     others += [f"owned twice {len(verdict.owned_twice)}"] if verdict.owned_twice else []
     others += [f"broken {len(outcome.broken)}"] if outcome.broken else []
     more = "".join(f", {each}" for each in others)

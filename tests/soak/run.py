@@ -71,7 +71,7 @@ class Outcome:
     interrupted: int
     released: int
     discarded: int
-    # Writers or processes that failed by themselves.
+    # Writers, people or processes that failed by themselves.
     broken: list[str] = field(default_factory=list)
     # Seconds from the first fault to the verdict, and those of them under fire.
     seconds: float = 0.0
@@ -122,7 +122,7 @@ class Soak:
             load.stop()
             settled = self._settle(look)
             people.stop()
-            broken = [f"writer: {failed}" for failed in load.failed]
+            broken = [f"writer or people: {failed!r}" for failed in (*load.failed, *people.failed)]
             broken += [f"{name} ended by itself" for name in crew.died()] or [
                 f"{name} did not end well" for name in crew.end()
             ]
