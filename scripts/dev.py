@@ -1,4 +1,4 @@
-"""The one file to start from: `python3 scripts/dev.py demo | up | test | check | bench`.
+"""The one file to start from: `python3 scripts/dev.py demo | up | test | check | bench | soak`.
 
 Needs Python 3.11 or newer and nothing else; makes a private environment in the clone first. Standard library only.
 """
@@ -32,7 +32,7 @@ _CHECKS = (
 def main() -> int:
     """Run the verb on the command line and return its exit code."""
     verb, arguments, rest = _command_line()
-    if rest and verb not in {"test", "bench", "up"}:
+    if rest and verb not in {"test", "bench", "soak", "up"}:
         say(f"{verb} does not know {' '.join(rest)}")
         return 2
     try:
@@ -48,8 +48,9 @@ def main() -> int:
         "demo": ["scripts/demo.py", *(["--keep"] if verb == "demo" and arguments.keep else [])],
         "up": ["-m", "kylo_outbox", "up"],
         "bench": ["-m", "scripts.bench", *(["--full"] if verb == "bench" and arguments.full else [])],
+        "soak": ["-m", "tests.soak"],
     }
-    return _inside(python, [*words[verb], *rest])
+    return _inside(python, [*words[verb], *rest], steered=verb != "soak")
 
 
 def _command_line() -> tuple[str, argparse.Namespace, list[str]]:
@@ -67,6 +68,12 @@ def _command_line() -> tuple[str, argparse.Namespace, list[str]]:
         "bench", help="measure this machine: `bench [flow | relay]`", allow_abbrev=False, add_help=False
     )
     bench.add_argument("--full", action="store_true", help="add what is long")
+    verbs.add_parser(
+        "soak",
+        help="everything under fire: `soak --seconds N --seed S [--plant NAME]`",
+        add_help=False,
+        allow_abbrev=False,
+    )
     arguments, rest = parser.parse_known_args()
     return arguments.verb, arguments, rest
 

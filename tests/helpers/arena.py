@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import psycopg
+from typing import TYPE_CHECKING
 
 from tests.helpers.broker import make_topic
 from tests.helpers.lane_watch import watch
+from tests.helpers.look import Look
 from tests.helpers.pipeline import wait_until
 from tests.helpers.relays import RelayProcess
 from tests.helpers.verdict import Verdict, judge
@@ -52,7 +50,7 @@ class Arena:
         self.topic = make_topic(bootstrap, partitions=6, config=config)
         settings = {"PG_DSN_RW": dsn, "KAFKA_BROKERS": bootstrap}
         self.relays = [RelayProcess(folder / f"relay-{number}.log", settings, planted) for number in range(2)]
-        self._connection: psycopg.Connection[Any] | None = None
+        self._look = Look(dsn)
         watch(dsn)
 
     @contextmanager
@@ -72,17 +70,17 @@ class Arena:
         finally:
             for relay in self.relays:
                 relay.kill()
-            self._disconnect()
+            self._look.close()
 
     def until_up(self, relay: RelayProcess) -> None:
         """Wait until a relay process says that it is there (it may only stand by)."""
-        wait_until(lambda: self._ask(_UP, f"%:{relay.pid}:%")[0][0] > 0, 180, "the relay is up")
+        wait_until(lambda: self._look.ask(_UP, f"%:{relay.pid}:%")[0][0] > 0, 180, "the relay is up")
 
     def lanes(self) -> dict[int, LaneNow]:
         """The lanes by number."""
         return {
             lane: LaneNow(int(holder.rpartition(":")[2]) if holder else None, *rest)
-            for lane, holder, *rest in self._ask(_LANES)
+            for lane, holder, *rest in self._look.ask(_LANES)
         }
 
     def leader(self) -> RelayProcess:
@@ -103,7 +101,7 @@ class Arena:
 
     def open_events(self) -> int:
         """How many events are neither processed nor held, as the store tells."""
-        return int(self._ask(_OPEN)[0][0])
+        return int(self._look.ask(_OPEN)[0][0])
 
     def drain(self, seconds: float = 120.0) -> None:
         """Wait until nothing is left that the relay could publish."""
@@ -117,21 +115,3 @@ class Arena:
         """Print the ends of the relays' logs; pytest shows it where a test failed."""
         for relay in self.relays:
             print(f"== {relay.log_file.name}", *_tail(relay.log_file), sep="\n")
-
-    def _ask(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """The answer of one query; a lost connection is made anew, for up to a minute."""
-        until = time.monotonic() + 60
-        while True:
-            try:
-                if self._connection is None or self._connection.closed:
-                    self._connection = psycopg.connect(self.dsn, autocommit=True, connect_timeout=5)
-                return self._connection.execute(sql, values).fetchall()
-            except psycopg.OperationalError:
-                assert time.monotonic() < until
-                self._disconnect()
-                time.sleep(0.05)
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None

@@ -27,6 +27,8 @@ class Seen:
     value: bytes
     kylo: str
     headers: dict[str, bytes]
+    # When it was made or, in a topic that says so, appended: seconds since 1970.
+    at: float
 
     @property
     def outbox_id(self) -> int:
@@ -122,4 +124,5 @@ def _seen(message) -> Seen:
         message.value() or b"",
         headers.get("kylo", b"").decode(),
         headers,
+        message.timestamp()[1] / 1000,
     )

@@ -44,13 +44,6 @@ def watch(dsn: str) -> None:
         connection.execute(_WATCH)
 
 
-def takeovers(dsn: str) -> int:
-    """How often a lane was taken."""
-    with psycopg.connect(dsn) as connection:
-        row = connection.execute("select count(*) from lane_notes where op = 'UPDATE' and epoch > former_epoch")
-        return int(row.fetchall()[0][0])
-
-
 def owned_twice(dsn: str) -> list[str]:
     """What speaks against one owner at a time; empty when all is well."""
     with psycopg.connect(dsn) as connection:

@@ -1,11 +1,11 @@
-"""A relay with one mechanism taken out: `python -m tests.helpers.planted NAME relay` is the real command with it.
+"""The product with one mechanism taken out: `python -m tests.helpers.planted NAME relay` is the real command with it.
 
-Each function here is a mistake that a relay may be written with. They live in processes of tests only.
+Each function here is a mistake that a relay may be written with; those of projectors are in `planted_projector`. They
+live in processes of tests only.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,19 +20,14 @@ from kylo_outbox.flows.relay.worker import Relay
 from kylo_outbox.kafka.producer import Publisher
 from kylo_outbox.store import lanes, outbox
 from kylo_outbox.store.session import LaneSession
+from tests.helpers import planted_projector
+from tests.helpers.without import without
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 _SOURCE = "select pg_get_functiondef(oid) from pg_proc where proname = %s and pronamespace = 'kylo'::regnamespace"
-
-
-def _without(text: str, pattern: str) -> str:
-    """`text` without what matches; a pattern that no longer does is a planted fault that no longer is one."""
-    changed, count = re.subn(pattern, "", text, flags=re.DOTALL)
-    assert count, f"nothing to take out: {pattern}"
-    return changed
 
 
 def by_id() -> None:
@@ -42,7 +37,7 @@ def by_id() -> None:
 
 def above_xmax() -> None:
     """Late rows are those of the transactions that the snapshot lists; those running above its xmax are forgotten."""
-    outbox.LATE = _without(outbox.LATE, r"union all.*since")
+    outbox.LATE = without(outbox.LATE, r"union all.*since")
 
 
 def late_last() -> None:
@@ -90,8 +85,8 @@ def cursor_first() -> None:
 
 def no_epoch() -> None:
     """The lease is a time only: nobody asks whether the lane was taken over meanwhile."""
-    lanes.RENEW = _without(lanes.RENEW, r" and epoch = %\(epoch\)s")
-    lanes.ADVANCE = _without(lanes.ADVANCE, r" and epoch = %\(epoch\)s")
+    lanes.RENEW = without(lanes.RENEW, r" and epoch = %\(epoch\)s")
+    lanes.ADVANCE = without(lanes.ADVANCE, r" and epoch = %\(epoch\)s")
 
     def planted(self: outbox.Reader) -> tuple[str, int]:
         row = self._cursor.execute(outbox.LOOK, (self._lane.number,)).fetchone()
@@ -179,7 +174,7 @@ PLANTED: dict[str, Callable[[], None]] = {
         no_gapless,
         rewind_forgotten,
     )
-}
+} | planted_projector.PLANTED
 
 if __name__ == "__main__":
     PLANTED[sys.argv.pop(1)]()

@@ -1,4 +1,4 @@
-"""Relays as real processes that a test may kill, stop, wake and ask to end."""
+"""Processes of the product that a test may kill, stop, wake and ask to end."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 from kylo_outbox.local import parts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _ROOT = Path(__file__).parents[2]
 
 
-class RelayProcess:
-    """`kylo-outbox relay --wait`, or the same with one planted fault (`tests.helpers.planted`)."""
+class OwnProcess:
+    """`kylo-outbox` with some words, or the same with one planted fault (`tests.helpers.planted`)."""
 
-    def __init__(self, log_file: Path, settings: Mapping[str, str], planted: str = "") -> None:
+    def __init__(self, log_file: Path, settings: Mapping[str, str], words: Sequence[str], planted: str = "") -> None:
         self.log_file = log_file
         self.stopped = False
-        self._settings, self.planted = dict(settings), planted
+        self._settings, self._words, self.planted = dict(settings), list(words), planted
         self._born_at = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -33,7 +33,7 @@ class RelayProcess:
         with self.log_file.open("ab") as log:
             self._born_at = log.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *program, "relay", "--wait"],
+                [sys.executable, "-m", *program, *self._words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -86,3 +86,10 @@ class RelayProcess:
     def said(self) -> str:
         """What it has logged in its present life."""
         return self.log_file.read_bytes()[self._born_at :].decode(errors="replace")
+
+
+class RelayProcess(OwnProcess):
+    """`kylo-outbox relay --wait`."""
+
+    def __init__(self, log_file: Path, settings: Mapping[str, str], planted: str = "") -> None:
+        super().__init__(log_file, settings, ["relay", "--wait"], planted)

@@ -33,9 +33,8 @@ class Key:
 class Writers:
     """Threads that emit on a few keys until told to stop; their ledger is kept here, outside the database.
 
-    `committed` was acknowledged by PostgreSQL and must be in the log in the end; `unknown` lost its connection while it
-    was committing and may be. With `wallets` every second key is a wallet whose events count its versions.
-    With `survive` a lost connection is made anew.
+    `committed` was acknowledged by PostgreSQL and must be in the log in the end; a writer that loses its connection has
+    `failed`. With `wallets` every second key is a wallet whose events count its versions.
     """
 
     def __init__(
@@ -47,15 +46,12 @@ class Writers:
         keys: int = 20,
         seed: int = 1,
         wallets: bool = False,
-        survive: bool = False,
         most: int = 1,
     ) -> None:
         self.committed: set[str] = set()
-        self.unknown: set[str] = set()
         self.failed: list[Exception] = []
-        self.interrupted = 0
         self._dsn, self._topic, self._seed = dsn, topic, seed
-        self._survive, self._most = survive, most
+        self._most = most
         self._keys = _keys(topic, keys, wallets=wallets)
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._write, args=(number,)) for number in range(writers)]
@@ -79,20 +75,12 @@ class Writers:
 
     def _write(self, number: int) -> None:
         dice = random.Random(self._seed * 1000 + number)
-        while not self._stop.is_set():
-            try:
-                with psycopg.connect(self._dsn, connect_timeout=5) as connection:
-                    while not self._stop.is_set():
-                        self._transaction(connection, dice)
-            except psycopg.OperationalError as lost:
-                self.interrupted += 1
-                if not self._survive:
-                    self.failed.append(lost)
-                    return
-                self._stop.wait(0.05)
-            except Exception as failed:  # noqa: BLE001 - told to the test, which fails
-                self.failed.append(failed)
-                return
+        try:
+            with psycopg.connect(self._dsn, connect_timeout=5) as connection:
+                while not self._stop.is_set():
+                    self._transaction(connection, dice)
+        except Exception as failed:  # noqa: BLE001 - told to the test, which fails
+            self.failed.append(failed)
 
     def _transaction(self, connection: psycopg.Connection[Any], dice: random.Random) -> None:
         at_once = dice.random() < 0.3
@@ -107,10 +95,8 @@ class Writers:
         if dice.random() < 0.2:
             connection.rollback()
             return
-        self.unknown.update(mine)
         connection.commit()
         self.committed.update(mine)
-        self.unknown.difference_update(mine)
 
     def _one(self, connection: psycopg.Connection[Any], key: Key, dice: random.Random) -> str:
         payload = self._payload(connection, key)

@@ -1,0 +1,55 @@
+"""The soak, a short one in every run: the whole road under fire loses, doubles and reorders nothing; mistakes show."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.soak.plants import PLANTS
+from tests.soak.report import lines
+from tests.soak.run import Soak, Wanted
+from tests.soak.stage import Stage
+
+SHORT = Wanted(seed=1, seconds=30)
+# As many faults and events as were asked for of a release (goal R1), in as many seconds as that takes.
+FULL = Wanted(seed=2, seconds=60, faults=250, events=150_000)
+IN_EVERY_RUN = {"no_position", "no_hold"}
+
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(3600)]
+
+
+@pytest.fixture(scope="module")
+def stage(module_folder):
+    """Servers behind doors, for one run after the other."""
+    with Stage(module_folder).running() as made:
+        yield made
+
+
+def soak(stage, wanted):
+    """One run, told."""
+    outcome = Soak(stage, wanted).run()
+    print(*lines(wanted, outcome), sep="\n")
+    return outcome
+
+
+@pytest.mark.parametrize("wanted", [SHORT, pytest.param(FULL, marks=pytest.mark.full)], ids=["short", "full"])
+def test_nothing_is_lost_doubled_or_reordered_under_fire(stage, wanted):
+    """A fault every second: every event is published, applied once and in order; sums agree, repeats are absorbed."""
+    outcome = soak(stage, wanted)
+    assert outcome.broken == []
+    assert outcome.verdict.found == set()
+    assert outcome.repeats > 0
+    assert outcome.released > 0
+    assert outcome.discarded > 0
+    assert len(outcome.faults) >= max(wanted.faults, wanted.seconds / 3)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in IN_EVERY_RUN else [pytest.mark.full]) for name in PLANTS]
+)
+def test_a_planted_mistake_is_found_within_a_minute(stage, name):
+    """One mechanism taken out is told by its name within 60 s of the first fault."""
+    plant = PLANTS[name]
+    outcome = soak(stage, Wanted(seed=1, seconds=plant.seconds, plant=name))
+    assert outcome.verdict.found & plant.shows
+    assert outcome.settled or "lost" not in plant.shows
+    assert outcome.seconds < 60

@@ -1,0 +1,231 @@
+"""One run from the first event to the verdict."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from kylo_outbox.flows import holds
+from kylo_outbox.store.engine import Database
+from tests.helpers.broker import make_topic
+from tests.helpers.lane_watch import watch
+from tests.helpers.look import Look
+from tests.helpers.pipeline import wait_until
+from tests.helpers.planted import no_slot_lock
+from tests.soak import projectors
+from tests.soak.crew import Crew
+from tests.soak.faults import Fault, Faults, plan
+from tests.soak.load import LIMIT, SOME_LARGE, TABLE, Load
+from tests.soak.people import People
+from tests.soak.plants import PLANTS
+from tests.soak.recovery import Recovery, recoveries
+from tests.soak.verifier import Verdict, judge
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.soak.stage import Stage
+
+_PARTITIONS = 6
+_BEGIN_SECONDS = 90.0
+_FLOWING = "select count(distinct projector)::int from kylo.positions"
+# What stands still for so long, longer than a group's session, will not move any more.
+_QUIET_SECONDS = 12.0
+_SETTLE_SECONDS = 240.0
+_STATE = """
+select (select count(*) from outbox where processed_at is null), (select count(*) from kylo.outbox_held),
+       (select count(*) from kylo.holds), (select count(*) from kylo.held_events),
+       (select count(*) from kylo.dead_letters where stage = 'relay'),
+       (select coalesce(sum(applied), 0) from kylo.positions where topic = any(%s))
+"""
+_TAKEN = """
+select coalesce(sum(case topic when %s then 2 else 1 end), 0) from kylo.outbox_log where topic = any(%s)
+"""
+
+
+@dataclass
+class Wanted:
+    """What a run is asked for: it goes on until all of the figures are reached."""
+
+    seed: int
+    seconds: float = 0.0
+    faults: int = 0
+    events: int = 0
+    plant: str = ""
+
+
+@dataclass
+class Outcome:
+    """What came of it."""
+
+    verdict: Verdict
+    faults: list[Fault]
+    recoveries: list[Recovery]
+    committed: int
+    rolled_back: int
+    interrupted: int
+    released: int
+    discarded: int
+    # Writers, people or processes that failed by themselves.
+    broken: list[str] = field(default_factory=list)
+    # Seconds from the first fault to the verdict, and those of them under fire.
+    seconds: float = 0.0
+    under_fire: float = 0.0
+    # Whether all was done, or nothing moved any more: only then is what is missing lost.
+    settled: bool = True
+
+    @property
+    def repeats(self) -> int:
+        """Repeats that projectors have met and absorbed."""
+        return sum(self.verdict.absorbed.values())
+
+    @property
+    def good(self) -> bool:
+        """Whether every promise was kept and something was proved: without repeats nothing was."""
+        return not self.verdict.found and not self.broken and self.repeats > 0
+
+
+class Soak:
+    """A run on a stage that is there."""
+
+    def __init__(self, stage: Stage, wanted: Wanted) -> None:
+        self._stage, self._wanted = stage, wanted
+        self._run = uuid.uuid4().hex[:6]
+        self._topics = projectors.topics(self._run)
+
+    def run(self) -> Outcome:
+        """All of it; everything that was started for it is gone afterwards."""
+        with ExitStack() as stack:
+            database = stack.enter_context(self._stage.database())
+            dsn = self._stage.postgres.dsn(database)
+            large = PLANTS[self._wanted.plant].large if self._wanted.plant else SOME_LARGE
+            load = Load(self._stage.front_dsn(database), self._topics, seed=self._wanted.seed, large=large)
+            self._prepare(dsn, load)
+            crew = self._crew(database)
+            stack.callback(crew.close)
+            crew.start()
+            people = People(dsn, self._run)
+            stack.callback(people.stop)
+            stack.callback(load.stop)
+            look = Look(dsn)
+            stack.callback(look.close)
+            wait_until(lambda: look.ask(_FLOWING) == [(3,)], _BEGIN_SECONDS, "all projectors apply something")
+            people.start()
+            load.start()
+            begun = time.monotonic()
+            faults, fired = self._fire(crew, database, load)
+            load.stop()
+            settled = self._settle(look)
+            people.stop()
+            broken = [f"writer or people: {failed!r}" for failed in (*load.failed, *people.failed)]
+            broken += [f"{name} ended by itself" for name in crew.died()] or [
+                f"{name} did not end well" for name in crew.end()
+            ]
+            outcome = self._outcome(dsn, load, faults, people, broken, begun, fired)
+            outcome.settled = settled
+            return outcome
+
+    def _prepare(self, dsn: str, load: Load) -> None:
+        bootstrap = self._stage.kafka.bootstrap
+        times = {"message.timestamp.type": "LogAppendTime"}
+        for name, topic in self._topics.items():
+            limit = {"max.message.bytes": str(LIMIT)} if name == "small" else {}
+            make_topic(bootstrap, topic, _PARTITIONS, times | limit)
+            make_topic(bootstrap, f"{topic}.dlq", 1)
+        with psycopg.connect(dsn) as tx:
+            tx.execute(projectors.TABLES)
+            tx.execute(TABLE)
+        watch(dsn)
+        database = Database(dsn, name="soak")
+        with database.transaction() as tx:
+            holds.set_policy(tx, self._topics["small"], "skip", who="soak")
+        database.close()
+        if self._wanted.plant == "no_slot_lock":
+            no_slot_lock(dsn)
+        load.prepare()
+
+    def _crew(self, database: str) -> Crew:
+        folder = self._folder()
+        settings = {
+            "PG_DSN_RW": self._stage.front_dsn(database),
+            "KAFKA_BROKERS": self._stage.front_bootstrap,
+            "KYLO_DATA_DIR": str(folder / "data"),
+        }
+        plant = self._wanted.plant
+        planted = {PLANTS[plant].where: plant} if plant else {}
+        return Crew(
+            folder,
+            settings,
+            self._run,
+            self._stage.postgres.dsn(database),
+            relay=planted.get("relay", ""),
+            projector=planted.get("projector", ""),
+        )
+
+    def _folder(self) -> Path:
+        folder = self._stage.folder / self._run
+        folder.mkdir()
+        return folder
+
+    def _fire(self, crew: Crew, database: str, load: Load) -> tuple[list[Fault], float]:
+        wanted, begun = self._wanted, time.monotonic()
+
+        def enough(count: int) -> bool:
+            seconds = time.monotonic() - begun
+            reached = count >= wanted.faults and len(load.committed) >= wanted.events
+            return bool(load.failed) or (reached and seconds >= wanted.seconds)
+
+        faults = Faults(self._stage, crew, database)
+        try:
+            faults.run(plan(wanted.seed, PLANTS[wanted.plant].mix if wanted.plant else None), enough)
+        finally:
+            faults.mend_all()
+        return faults.done, time.monotonic() - begun
+
+    def _settle(self, look: Look) -> bool:
+        """Wait until all is done, or nothing moves any more; False if that did not come."""
+        topics, plant = list(self._topics.values()), self._wanted.plant
+        until = time.monotonic() + (PLANTS[plant].patience if plant else _SETTLE_SECONDS)
+        state, since = look.ask(_STATE, topics), time.monotonic()
+        while time.monotonic() - since < _QUIET_SECONDS:
+            [(open_events, *waiting, refused, taken)] = state
+            [(expected,)] = look.ask(_TAKEN, self._topics["moves"], topics)
+            if not open_events and not any(waiting) and taken == expected - refused:
+                return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.2)
+            now = look.ask(_STATE, topics)
+            if now != state:
+                state, since = now, time.monotonic()
+        return True
+
+    def _outcome(
+        self,
+        dsn: str,
+        load: Load,
+        faults: list[Fault],
+        people: People,
+        broken: list[str],
+        begun: float,
+        fired: float,
+    ) -> Outcome:
+        verdict, log = judge(dsn, self._stage.kafka.bootstrap, load, self._topics)
+        return Outcome(
+            verdict,
+            faults,
+            recoveries(dsn, load, faults, log),
+            committed=len(load.committed),
+            rolled_back=load.rolled_back,
+            interrupted=load.interrupted,
+            released=people.released,
+            discarded=people.discarded,
+            broken=broken,
+            seconds=time.monotonic() - begun,
+            under_fire=fired,
+        )
