@@ -52,7 +52,6 @@ def test_rows_appear_are_approved_and_are_read_back_twice_without_doubles(office
         return {line.row_hash: Marks("Not taken: nobody is there yet") for line in taken[-1]}
 
     read = ReadApprovals(
-        topic="tabs.changed",
         control=office.database,
         looker=office.posting.looker,
         take=take,

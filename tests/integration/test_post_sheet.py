@@ -171,7 +171,7 @@ def test_shadow_mode_calls_nobody_and_records_nothing(control_db, standin):
     add_open(control_db, 2)
     shadow.perform([ready()])
     assert posts(control_db) == []
-    announce = AnnounceUnposted(topic="tabs.changed", control=control_db, stores=lambda: [(control_db, ["710", "711"])])
+    announce = AnnounceUnposted(control=control_db, stores=lambda: [(control_db, ["710", "711"])])
     assert announce.run_once() == ["710"]
     with control_db.transaction() as tx:
         assert tx.execute("select topic, key, type from outbox").fetchall() == [("tabs.changed", "710", "TABS_CHANGED")]
@@ -181,5 +181,5 @@ def test_what_was_posted_is_not_announced(control_db, poster):
     """A tab that is complete is left alone."""
     add_open(control_db, 2)
     poster.perform([ready()])
-    announce = AnnounceUnposted(topic="tabs.changed", control=control_db, stores=lambda: [(control_db, ["710"])])
+    announce = AnnounceUnposted(control=control_db, stores=lambda: [(control_db, ["710"])])
     assert announce.run_once() == []

@@ -45,7 +45,8 @@ def write(kafka_server, topic):
 
 def until(holds, *members, seconds=60):
     """Serve the members until something holds; the partitions of what they got."""
-    taken, end = [], time.monotonic() + seconds
+    taken: list[int] = []
+    end = time.monotonic() + seconds
     while not holds(taken):
         assert time.monotonic() < end, taken
         for member in members:

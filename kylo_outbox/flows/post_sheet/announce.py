@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from kylo_outbox.model.errors import Transient
-from kylo_outbox.model.events import Event
+from kylo_outbox.model.messages import tabs_changed
 from kylo_outbox.store import pending, sheet_posts
 from kylo_outbox.store.emit import emit_many
 
@@ -17,28 +16,13 @@ if TYPE_CHECKING:
     from kylo_outbox.store.engine import Database
 
 log = logging.getLogger(__name__)
-TABS_CHANGED = "TABS_CHANGED"
-
-
-def tabs_changed(topic: str, company_id: str, tab: str = "pending") -> Event:
-    """The event that makes the poster look at a company's tabs."""
-    payload = {
-        "event_type": TABS_CHANGED,
-        "version": 1,
-        "company_id": company_id,
-        "tab": tab,
-        "created_at": datetime.now(UTC).isoformat(),
-    }
-    return Event(topic=topic, key=company_id, type=TABS_CHANGED, payload=payload)
 
 
 class AnnounceUnposted:
     """A scheduled job. It only emits `TABS_CHANGED`; the rows travel like any others."""
 
-    def __init__(
-        self, *, topic: str, control: Database, stores: Callable[[], Iterable[tuple[Database, Sequence[str]]]]
-    ) -> None:
-        self._topic, self._control, self._stores = topic, control, stores
+    def __init__(self, *, control: Database, stores: Callable[[], Iterable[tuple[Database, Sequence[str]]]]) -> None:
+        self._control, self._stores = control, stores
 
     def run_once(self) -> list[str]:
         """Emit one event for each company with open rows that were never posted; the companies."""
@@ -51,7 +35,7 @@ class AnnounceUnposted:
                     complete = sheet_posts.complete_upto(tx, companies)
                 behind = [company for company, (seq, _) in newest.items() if seq > complete.get(company, 0)]
                 with store.transaction() as tx:
-                    emit_many(tx, [tabs_changed(self._topic, company) for company in behind])
+                    emit_many(tx, [tabs_changed(company, "pending") for company in behind])
                 announced += behind
             except Transient as away:
                 log.warning("tabs of %s cannot be looked after now: %s", store.name, away)
