@@ -1,4 +1,4 @@
-"""The one file to start from: `python3 scripts/dev.py demo | up | test | check | bench`.
+"""The one file to start from: `python3 scripts/dev.py demo | up | test | check | bench | soak`.
 
 Needs Python 3.11 or newer and nothing else; makes a private environment in the clone first. Standard library only.
 """
@@ -32,7 +32,7 @@ _CHECKS = (
 def main() -> int:
     """Run the verb on the command line and return its exit code."""
     verb, arguments, rest = _command_line()
-    if rest and verb not in {"test", "bench", "up"}:
+    if rest and verb not in {"test", "bench", "soak", "up"}:
         say(f"{verb} does not know {' '.join(rest)}")
         return 2
     try:
@@ -47,6 +47,7 @@ def main() -> int:
     words = {
         "demo": ["scripts/demo.py", *(["--keep"] if verb == "demo" and arguments.keep else [])],
         "up": ["-m", "kylo_outbox", "up"],
+        "soak": ["-m", "scripts.soak_sheets"],
         "bench": ["-m", "scripts.bench", *(["--full"] if verb == "bench" and arguments.full else [])],
     }
     return _inside(python, [*words[verb], *rest])
@@ -67,6 +68,12 @@ def _command_line() -> tuple[str, argparse.Namespace, list[str]]:
         "bench", help="measure this machine: `bench [flow | relay]`", allow_abbrev=False, add_help=False
     )
     bench.add_argument("--full", action="store_true", help="add what is long")
+    verbs.add_parser(
+        "soak",
+        help="fault runs with a seed: `soak --sheets [--seed S] [--posts N]`",
+        allow_abbrev=False,
+        add_help=False,
+    )
     arguments, rest = parser.parse_known_args()
     return arguments.verb, arguments, rest
 
