@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kylo_outbox.model.errors import Transient
 from kylo_outbox.model.messages import tabs_changed
-from kylo_outbox.store import pending, sheet_posts
+from kylo_outbox.store import company_state, pending, sheet_posts
 from kylo_outbox.store.emit import emit_many
 
 if TYPE_CHECKING:
@@ -25,18 +25,21 @@ class AnnounceUnposted:
         self._control, self._stores = control, stores
 
     def run_once(self) -> list[str]:
-        """Emit one event for each company with open rows that were never posted; the companies."""
+        """Emit one event for each company whose tabs lack open rows or the rules in force; the companies."""
         announced: list[str] = []
         for store, companies in self._stores():
             try:
                 with store.transaction() as tx:
                     newest = pending.newest_open(tx, companies)
+                    versions = company_state.versions(tx, companies)
                 with self._control.transaction() as tx:
                     complete = sheet_posts.complete_upto(tx, companies)
-                behind = [company for company, (seq, _) in newest.items() if seq > complete.get(company, 0)]
+                    shown = sheet_posts.active_versions(tx, companies)
+                behind = {company for company, (seq, _) in newest.items() if seq > complete.get(company, 0)}
+                behind |= {company for company, version in versions.items() if version != shown.get(company, 0)}
                 with store.transaction() as tx:
-                    emit_many(tx, [tabs_changed(company, "pending") for company in behind])
-                announced += behind
+                    emit_many(tx, [tabs_changed(company, "pending") for company in sorted(behind)])
+                announced += sorted(behind)
             except Transient as away:
                 log.warning("tabs of %s cannot be looked after now: %s", store.name, away)
         return announced
