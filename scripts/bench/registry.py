@@ -47,6 +47,10 @@ SUITES: dict[str, tuple[Bench, ...]] = {
         Bench("lanes", "Order and throughput of several lanes"),
         Bench("fairness", "One company behind another's backlog"),
     ),
+    "business": (
+        Bench("triage", "Many transactions against many rules"),
+        Bench("tabs", "Tables to tabs through the official client"),
+    ),
 }
 
 
