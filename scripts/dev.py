@@ -48,7 +48,7 @@ def main() -> int:
         "demo": ["scripts/demo.py", *(["--keep"] if verb == "demo" and arguments.keep else [])],
         "up": ["-m", "kylo_outbox", "up"],
         "bench": ["-m", "scripts.bench", *(["--full"] if verb == "bench" and arguments.full else [])],
-        "soak": ["-m", "tests.soak"],
+        "soak": ["-m", "scripts.soak_sheets" if "--sheets" in rest else "tests.soak"],
     }
     return _inside(python, [*words[verb], *rest], steered=verb != "soak")
 
@@ -70,7 +70,7 @@ def _command_line() -> tuple[str, argparse.Namespace, list[str]]:
     bench.add_argument("--full", action="store_true", help="add what is long")
     verbs.add_parser(
         "soak",
-        help="everything under fire: `soak --seconds N --seed S [--plant NAME]`",
+        help="everything under fire: `soak --seconds N --seed S [--plant NAME]`; `soak --sheets`: posts to tabs",
         add_help=False,
         allow_abbrev=False,
     )

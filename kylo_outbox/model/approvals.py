@@ -105,7 +105,7 @@ def _rule(line: Line, sources: Mapping[UUID, str], targets: Targets) -> Rule | s
         return f"{' and '.join(missing)} must be filled in"
     row = {"source": sources[uid], "target_sheet": sheet, "target_header": header}
     wrong = rule_faults(row, targets)
-    return "; ".join(fault.lstrip(".") for fault in wrong) if wrong else Rule(**row)
+    return "; ".join(fault.removeprefix(".target: ").lstrip(".") for fault in wrong) if wrong else Rule(**row)
 
 
 def _without_conflicts(

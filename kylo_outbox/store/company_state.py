@@ -28,6 +28,7 @@ LOCK = """
 select company_id, rules_version, moved_by is not null from kylo.company_state
  where company_id = any(%s) order by company_id for update
 """
+VERSIONS = "select company_id, rules_version from kylo.company_state where company_id = any(%s)"
 MOVED = "select moved_by is not null from kylo.company_state where company_id = %s"
 
 
@@ -55,6 +56,11 @@ def lock(tx: psycopg.Connection[Any], companies: Iterable[str]) -> dict[str, int
     if away:
         raise _moving(away)
     return {company: version for company, version, _ in rows}
+
+
+def versions(tx: psycopg.Connection[Any], companies: Iterable[str]) -> dict[str, int]:
+    """The rules version in force of each company that was ever worked for, without a lock (0: no rules)."""
+    return dict(tx.execute(VERSIONS, (list(companies),)).fetchall())
 
 
 def _moving(companies: list[str]) -> Transient:

@@ -53,6 +53,15 @@ select distinct on (p.company_id, p.tab_name) p.company_id, p.tab_name, p.rulese
  order by p.company_id, p.tab_name, p.ordinal desc
 """
 
+ACTIVE_VERSIONS = """
+select distinct on (p.company_id) p.company_id, p.ruleset_version
+  from control.sheet_posts p
+  join control.company_config c
+    on (c.company_id, c.spreadsheet_id, c.tab_active) = (p.company_id, p.spreadsheet_id, p.tab_name)
+ where p.company_id = any(%s) and p.state = 'posted' and p.ruleset_version is not null
+ order by p.company_id, p.ordinal desc
+"""
+
 
 class Claim(NamedTuple):
     """A post that was begun and is not confirmed; `row_hashes` are its rows, in order."""
@@ -138,3 +147,8 @@ def forget_progress(tx: psycopg.Connection[Any], company_id: str) -> None:
 def posted_versions(tx: psycopg.Connection[Any], companies: Sequence[str]) -> dict[tuple[str, str], int]:
     """By company and tab: the version of the set of rules that was posted last."""
     return {(row[0], row[1]): row[2] for row in tx.execute(POSTED_VERSIONS, (list(companies),)).fetchall()}
+
+
+def active_versions(tx: psycopg.Connection[Any], companies: Sequence[str]) -> dict[str, int]:
+    """Per company: the version of the rules that its Active tab, as configured now, shows."""
+    return dict(tx.execute(ACTIVE_VERSIONS, (list(companies),)).fetchall())

@@ -205,7 +205,7 @@ def announce_unposted(parts: Parts) -> AnnounceUnposted:
         found = parts.directory.stores()
         return [(store.database, store.companies) for store in found if store.companies and not store.problem]
 
-    return AnnounceUnposted(topic=declared.TABS_CHANGED, control=parts.control, stores=stores)
+    return AnnounceUnposted(control=parts.control, stores=stores)
 
 
 def _triage(parts: Parts) -> Triage:

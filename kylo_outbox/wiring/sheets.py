@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from kylo_outbox.flows import approvals
 from kylo_outbox.flows.post_sheet import Posting, ReadApprovals, SheetsDesk
 from kylo_outbox.flows.post_sheet.looking import Looker
-from kylo_outbox.model import topics as declared
 from kylo_outbox.model.approvals import Line
 from kylo_outbox.model.marks import Marks
 from kylo_outbox.sheets.gateway import GoogleSheets
@@ -61,7 +60,6 @@ def desk(parts: Parts) -> SheetsDesk:
 def read_approvals(parts: Parts, take: TakeApprovals | None = None) -> ReadApprovals:
     """The job that reads approvals back, and hands them to `take` (by default they become approved rules)."""
     return ReadApprovals(
-        topic=declared.TABS_CHANGED,
         control=parts.control,
         looker=Looker(parts.control, parts.directory.database_of, gateway(parts, modest=True)),
         take=take or take_approvals(parts),

@@ -3,6 +3,7 @@
 flow       from a POST to the tabs, against the targets of the people who use it (the default)
 relay      the relay against a raw producer, other relays, and itself under load
 projector  projectors against a plain COPY and the client's own settings, and the whole road at a pace
+business   triage of many transactions against many rules, and posts to tabs
 """
 
 from __future__ import annotations

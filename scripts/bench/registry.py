@@ -53,6 +53,10 @@ SUITES: dict[str, tuple[Bench, ...]] = {
         Bench("applied", "From commit to applied"),
         Bench("road", "The whole road at a pace"),
     ),
+    "business": (
+        Bench("triage", "Many transactions against many rules"),
+        Bench("tabs", "Tables to tabs through the official client"),
+    ),
 }
 
 

@@ -16,6 +16,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from kylo_outbox.cli import app
 from kylo_outbox.cli import sheets as verbs
 from kylo_outbox.model.errors import Misconfigured
 from kylo_outbox.sheets.gateway import GoogleSheets
@@ -34,10 +35,10 @@ run("127.0.0.1", 0, pathlib.Path(sys.argv[1]))
 
 
 @contextlib.contextmanager
-def process(directory: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A stand-in in a process of its own; yields the URL that it prints."""
+def process(directory: Path, before: str = "") -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A stand-in in a process of its own, which runs `before` first; yields the URL that it prints."""
     started = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(directory)], stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        [sys.executable, "-c", before + PROGRAM, str(directory)], stderr=subprocess.PIPE, text=True, encoding="utf-8"
     )
     assert started.stderr is not None
     try:
@@ -167,3 +168,29 @@ def test_the_command_tells_a_taken_port_and_shows_an_example(tmp_path):
         done = CliRunner().invoke(app, ["sheets-emulator", "--port", port, "--data", str(tmp_path)])
     assert done.exit_code == 2
     assert "cannot be listened on" in done.output
+
+
+NO_SORTING = """
+from kylo_outbox.sheets.standin import requests_dimensions as other
+other._sort_key = lambda cell, *, falling: (0, 0)
+"""
+
+
+def conformance(url: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[dict[str, Any]]]:
+    """Run `sheets conformance --live` with a stand-in in the place of Google: exit code and differences."""
+    monkeypatch.setenv("PG_DSN_RW", "postgresql://nobody@127.0.0.1:1/nothing")
+    monkeypatch.setenv("KYLO_SHEETS_ENDPOINT", url)
+    done = CliRunner().invoke(app, ["sheets", "conformance", "--live", "--spreadsheet", "live", "--json"])
+    return done.exit_code, json.loads(done.stdout)["differences"]
+
+
+def test_conformance_finds_what_the_other_side_does_differently(tmp_path, monkeypatch):
+    """Against another stand-in nothing differs; against one that leaves rows unsorted exactly that is told."""
+    with process(tmp_path / "equal") as (url, _):
+        assert conformance(url, monkeypatch) == (0, [])
+    with process(tmp_path / "other", NO_SORTING) as (url, _):
+        code, found = conformance(url, monkeypatch)
+    assert code == 1
+    assert [(one["case"], one["field"]) for one in found] == [("sorting moves cells", "values")]
+    assert [row[0] for row in found[0]["google"] if row] == ["b", "a"]
+    assert [row[0] for row in found[0]["standin"] if row] == ["a", "b"]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 TEXTS = ("SHOP", "=IMPORTXML(A1)", "1-2", "1E5", "00123", "é😀", "'q")
 FAULTS = (("close", "after"), ("close", "before"), ("503", "after"), ("503", "before"), ("429", "before"))
 MINUTE = timedelta(seconds=60)
+QUOTA = 60
 
 
 @dataclass
@@ -47,6 +48,13 @@ class Report:
     busiest: dict[str, int] = field(default_factory=dict)
     happened: Counter[str] = field(default_factory=Counter)
     lost: list[str] = field(default_factory=list)
+
+    def wrong(self) -> list[str]:
+        """What must not be so after any soak; nothing where all is well."""
+        counts = {name: getattr(self, name) for name in ("double", "missing", "overwritten", "formulas", "differences")}
+        found = [f"{count} {name}" for name, count in counts.items() if count]
+        found += [f"{count} {kind}s in a minute" for kind, count in self.busiest.items() if count > QUOTA]
+        return found + self.lost
 
 
 class Soak:
@@ -84,9 +92,10 @@ class Soak:
         """Let time pass."""
         self.now += timedelta(seconds=seconds)
 
-    def run(self, posts: int) -> Report:
+    def run(self, posts: int, tell: Callable[[int], None]) -> Report:
         """Work until so many posts were confirmed, then bring everything to rest and count."""
-        while self.office.rows("select count(*) from control.sheet_posts where state = 'posted'")[0][0] < posts:
+        while (done := self._posts()) < posts:
+            tell(done)
             self.wait(self.random.random() * 3)
             for company in self.random.sample(sorted(self.books), max(1, len(self.books) * 2 // 3)):
                 self._work(company)
@@ -99,6 +108,9 @@ class Soak:
             self._post()
         self._rest()
         return self._count()
+
+    def _posts(self) -> int:
+        return int(self.office.rows("select count(*) from control.sheet_posts where state = 'posted'")[0][0])
 
     def _post(self) -> None:
         for book in sorted(set(self.books.values())):
@@ -268,7 +280,7 @@ class Soak:
 
     def _count(self) -> Report:
         report = self.report
-        report.posts = self.office.rows("select count(*) from control.sheet_posts where state = 'posted'")[0][0]
+        report.posts = self._posts()
         report.busiest = {kind: _busiest(calls) for kind, calls in self.calls.items()}
         seen_own: dict[str, str] = {}
         for company, ids in self.ids.items():
@@ -315,8 +327,17 @@ def _busiest(calls: list[datetime]) -> int:
     return most
 
 
-def soak(database: Database, url: str, *, seed: int, posts: int, companies: int, books: int) -> Report:
-    """Run one soak from the beginning to the count."""
+def soak(
+    database: Database,
+    url: str,
+    *,
+    seed: int,
+    posts: int,
+    companies: int,
+    books: int,
+    tell: Callable[[int], None] = lambda _done: None,
+) -> Report:
+    """Run one soak from the beginning to the count; `tell` hears now and then how many posts are done."""
     made = Soak(database, url, seed, companies, books)
     with closing(made.gateway), closing(made.office.gateway):
-        return made.run(posts)
+        return made.run(posts, tell)

@@ -155,6 +155,8 @@ def test_connection_strings_are_redacted(control_db, door):
         ("GET", "/v1/companies/999/pending", None, 404, "unknown"),
         ("POST", "/v1/companies/999/promote", None, 404, "unknown"),
         ("POST", "/v1/companies/999/pause", None, 404, "unknown"),
+        ("POST", "/v1/companies/710%00/pause", None, 404, "unknown"),
+        ("GET", "/v1/companies/%00", None, 404, "unknown"),
         ("GET", "/v1/companies/710/pending?limit=0", None, 422, "limit"),
         ("GET", "/v1/companies/710/rules/proposals?state=x", None, 422, "state"),
         ("POST", "/v1/companies/710/rules/proposals", "{", 400, "broken JSON"),

@@ -1,7 +1,7 @@
 """The old Kylo's known faults as far as companies, triage and rules go: each one with a test of its own.
 
-Faults 1 (lost records) and 2-4 (doubled, missing and refused posts) have theirs beside projectors and tabs; 11 (killing
-processes by name) is the runbooks'. The number in a name is that of the list that the project keeps.
+Faults 1 (lost records), 2-4 (doubled, missing and refused posts) and 11 (killing processes by name) have theirs in
+`test_old_faults_tabs.py`. The number in a name is that of the list that the project keeps.
 """
 
 from __future__ import annotations

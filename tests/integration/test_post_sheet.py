@@ -16,6 +16,8 @@ from kylo_outbox.model.errors import UnknownOutcome
 from kylo_outbox.sheets.gateway import GoogleSheets
 from kylo_outbox.sheets.standin import background
 from kylo_outbox.store import sheet_posts
+from tests.helpers.rules import promote, undo
+from tests.helpers.tabs import CONFIG
 
 BOOK = "book"
 TITLE = "710 Pending"
@@ -171,15 +173,31 @@ def test_shadow_mode_calls_nobody_and_records_nothing(control_db, standin):
     add_open(control_db, 2)
     shadow.perform([ready()])
     assert posts(control_db) == []
-    announce = AnnounceUnposted(topic="tabs.changed", control=control_db, stores=lambda: [(control_db, ["710", "711"])])
+    announce = AnnounceUnposted(control=control_db, stores=lambda: [(control_db, ["710", "711"])])
     assert announce.run_once() == ["710"]
     with control_db.transaction() as tx:
         assert tx.execute("select topic, key, type from outbox").fetchall() == [("tabs.changed", "710", "TABS_CHANGED")]
+
+
+def test_rules_promoted_in_shadow_mode_are_announced_too(control_db, poster):
+    """Without one open row: the Active tab lacks a version, and once it is posted nothing is announced."""
+    company = new_company("710", BOOK)
+    with control_db.transaction() as tx:
+        tx.execute(CONFIG, ("710", BOOK, company.tab_pending, company.tab_active))
+    promote(control_db, "710", ("shop", "PETTY CASH", "Food"))
+    announce = AnnounceUnposted(control=control_db, stores=lambda: [(control_db, ["710"])])
+    assert announce.run_once() == ["710"]
+    poster.perform([ready()])
+    assert announce.run_once() == []
+    undo(control_db, "710")
+    assert announce.run_once() == ["710"]
+    poster.perform([ready()])
+    assert announce.run_once() == []
 
 
 def test_what_was_posted_is_not_announced(control_db, poster):
     """A tab that is complete is left alone."""
     add_open(control_db, 2)
     poster.perform([ready()])
-    announce = AnnounceUnposted(topic="tabs.changed", control=control_db, stores=lambda: [(control_db, ["710"])])
+    announce = AnnounceUnposted(control=control_db, stores=lambda: [(control_db, ["710"])])
     assert announce.run_once() == []

@@ -294,6 +294,35 @@ def test_fifty_thousand_transactions_against_five_thousand_rules(control_db):
     assert undo(control_db, "710").reopened == 25_000
 
 
+def test_triage_and_replay_take_as_many_statements_for_many_as_for_few(control_db, monkeypatch):
+    """Rows and rules travel in sets: a hundred times as many of both cost not one statement more."""
+    asked: list[str] = []
+    for name in ("execute", "copy"):
+        monkeypatch.setattr(psycopg.Cursor, name, _counted(getattr(psycopg.Cursor, name), asked))
+    monkeypatch.setattr(psycopg.Cursor, "executemany", lambda *_a, **_k: pytest.fail("one statement for each row"))
+    took = []
+    for company, transactions, sources in (("710", 40, 10), ("711", 4_000, 1_000)):
+        promote(control_db, company, *[(f"shop {n}", "A", "x") for n in range(sources)])
+        slice_ = [staged(company, f"t{n}", f"SHOP #{n % (2 * sources)}") for n in range(transactions)]
+        asked.clear()
+        assert ingest(control_db, slice_) == {(company, 1): (transactions // 2, transactions // 2, 1)}
+        triage_took = len(asked)
+        new = [(f"shop {n}", "A", "x") for n in range(sources, 2 * sources)]
+        asked.clear()
+        assert promote(control_db, company, *new).resolved == transactions // 2
+        took.append((triage_took, len(asked)))
+    print(f"statements of a triage and of a promotion: {took}")
+    assert took[0] == took[1]
+
+
+def _counted(method, asked):
+    def count(self, query, *given, **named):
+        asked.append(str(query))
+        return method(self, query, *given, **named)
+
+    return count
+
+
 def _until_somebody_waits_for(tx):
     ask = "select exists (select from pg_locks where not granted and pg_backend_pid() = any(pg_blocking_pids(pid)))"
     until = time.monotonic() + 60

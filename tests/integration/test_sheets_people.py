@@ -170,7 +170,6 @@ def test_approvals_are_read_back_as_people_left_them(office, control_db):
         return {line.row_hash: Marks("no") for line in lines if line.approved is True}
 
     job = ReadApprovals(
-        topic="tabs.changed",
         control=control_db,
         looker=office.posting.looker,
         take=take,

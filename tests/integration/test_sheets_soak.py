@@ -13,8 +13,7 @@ from tests.helpers.sheets_soak import Report, soak
 def check(report: Report) -> None:
     """What must hold after any soak; the report is shown where it does not."""
     print(report)
-    assert (report.double, report.missing, report.overwritten, report.formulas, report.differences) == (0, 0, 0, 0, 0)
-    assert max(report.busiest.values()) <= 60
+    assert report.wrong() == []
     assert report.happened["set aside"]
     assert report.happened["WriteUnknown"]
 

@@ -7,7 +7,7 @@ people approved. No call to Google happens inside a transaction, and no write wi
 
 from __future__ import annotations
 
-from kylo_outbox.flows.post_sheet.announce import TABS_CHANGED, AnnounceUnposted, tabs_changed
+from kylo_outbox.flows.post_sheet.announce import AnnounceUnposted
 from kylo_outbox.flows.post_sheet.approvals import ReadApprovals, TakeApprovals
 from kylo_outbox.flows.post_sheet.desk import SheetsDesk
 from kylo_outbox.flows.post_sheet.looking import Gateway
@@ -15,7 +15,6 @@ from kylo_outbox.flows.post_sheet.posting import Posting
 from kylo_outbox.flows.post_sheet.projector import PostSheet
 
 __all__ = [
-    "TABS_CHANGED",
     "AnnounceUnposted",
     "Gateway",
     "PostSheet",
@@ -23,5 +22,4 @@ __all__ = [
     "ReadApprovals",
     "SheetsDesk",
     "TakeApprovals",
-    "tabs_changed",
 ]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Protocol
 
-from kylo_outbox.flows.post_sheet.announce import tabs_changed
 from kylo_outbox.model.errors import KyloError
 from kylo_outbox.model.marks import approval_line
+from kylo_outbox.model.messages import tabs_changed
 from kylo_outbox.store import sheet_tabs
 from kylo_outbox.store.emit import emit_many
 
@@ -40,7 +40,6 @@ class ReadApprovals:
     """A scheduled job, and `sheets approvals`.
 
     Args:
-        topic: Where the poster is told that lines say something new.
         control: Where it is kept what lines should say.
         looker: Reads tabs; give it a modest pacer, so that posts come first.
         take: Who decides about the lines.
@@ -50,13 +49,12 @@ class ReadApprovals:
     def __init__(
         self,
         *,
-        topic: str,
         control: Database,
         looker: Looker,
         take: TakeApprovals,
         companies: Callable[[], Sequence[Company]],
     ) -> None:
-        self._topic, self._control, self._looker = topic, control, looker
+        self._control, self._looker = control, looker
         self._take, self._companies = take, companies
 
     def run_once(self, only: Sequence[str] = ()) -> dict[str, int]:
@@ -88,7 +86,7 @@ class ReadApprovals:
             with self._control.transaction() as tx:
                 changed = sheet_tabs.put_marks(tx, own, marks)
                 if changed:
-                    emit_many(tx, [tabs_changed(self._topic, own)])
+                    emit_many(tx, [tabs_changed(own, "pending")])
         except KyloError as refused:
             log.warning("approvals of %s cannot be taken now: %s", own, refused)
             return 0
