@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from kylo_outbox.model.delivery import NOWHERE
 from kylo_outbox.model.verifying import Finding
 
 if TYPE_CHECKING:
@@ -85,7 +86,6 @@ class Appearances:
     Attributes:
         met: Every position that appeared.
         again: Those that are taken for repeats because earlier looks met later ones of their keys.
-        newest: The newest position of each key.
         records: How many records there were.
         repeats: Records that had appeared before.
         unknown: Records whose row has left the outbox.
@@ -101,8 +101,17 @@ class Appearances:
         self._begins = begins or {}
         self.met = Met()
         self.again = Met()
-        self.newest: dict[Key, PositionAt] = {}
+        # By partition: where a topic got more of them, a key lies in two, and nobody can tell an order between them.
+        self._last: dict[tuple[str, str, int], PositionAt] = {}
         self.records = self.repeats = self.unknown = 0
+
+    @property
+    def newest(self) -> dict[Key, PositionAt]:
+        """The newest position of each key."""
+        found: dict[Key, PositionAt] = {}
+        for (topic, key, _), position in self._last.items():
+            found[topic, key] = max(position, found.get((topic, key), position))
+        return found
 
     def take(
         self,
@@ -148,10 +157,10 @@ class Appearances:
         return self._in_turn(record, row, known.get((record.topic, record.key)))
 
     def _in_turn(self, record: LogRecord, row: StoredEvent, before: PositionAt | None) -> Finding | None:
-        key = (record.topic, record.key)
-        last = max(self.newest.get(key, (-1, -1)), before or (-1, -1))
+        here = (record.topic, record.key, record.partition)
+        last = max(self._last.get(here, NOWHERE), before or NOWHERE)
         if record.position > last:
-            self.newest[key] = record.position
+            self._last[here] = record.position
             return None
         if before is not None and record.position <= before and record.number not in self._waiting:
             self.repeats += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from kylo_outbox.flows.verify import Verify
 from kylo_outbox.kafka.reading import LogReader
@@ -28,17 +28,25 @@ _ANOMALIES: Final[dict[str, Anomaly]] = {"missing": "lost", "double": "duplicate
 def verifier(parts: Parts, projectors: Sequence[Projector], stopped: Callable[[], bool] = lambda: False) -> Verify:
     """The verifier of these stores; without `KAFKA_BROKERS` the log is not compared."""
     settings = parts.settings
-    direct = {topic.name for topic in topics.declared(settings.topic_txns, settings.topic_promote)}
+    kylo = {topic.name: topic.dead_letter for topic in topics.declared(settings.topic_txns, settings.topic_promote)}
 
     def database_of(projector: Projector, key: str) -> Database:
         return parts.directory.database_of(key) if projector.store == "company" else parts.control
+
+    def directly(topic: str, key: str) -> Literal["never", "if taken", "always"]:
+        if topic not in kylo:
+            return "never"
+        if kylo[topic] != topic:
+            return "if taken"
+        # Nobody of ours reads dead letter topics: only the present way can be known.
+        return "never" if settings.via_kafka(key) else "always"
 
     return Verify(
         stores=parts.directory.stores,
         open_log=partial(LogReader, kafka_address(settings)) if settings.kafka_brokers else None,
         projectors=projectors,
         database_of=database_of,
-        may_be_direct=direct.__contains__,
+        directly=directly,
         stopped=stopped,
     )
 

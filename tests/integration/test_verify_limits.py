@@ -15,6 +15,7 @@ from kylo_outbox.flows.republish import Republish
 from kylo_outbox.kafka.producer import Publisher
 from kylo_outbox.model.events import Origin
 from kylo_outbox.store.identity import rename, require_own
+from tests.helpers.verifying import Home
 
 
 def own(road):
@@ -174,8 +175,19 @@ def test_what_was_handed_over_directly_never_was_on_the_log(road):
     road.do("update kylo.lanes set high_water = 3, snapshot = pg_current_snapshot(), epoch = epoch + 1")
     road.apply()
     assert road.found() == [("log", "lost", key, (n,)) for n, key in enumerate(("710", "711", "712"), 1)]
-    [store] = road.verify(may_be_direct=lambda topic: topic == road.topic).stores
+    [store] = road.verify(directly=lambda _topic, _key: "if taken").stores
     assert (store.log.direct, [each for each in store.open if not each.accepted]) == (3, [])
+
+
+def test_what_may_have_been_taken_by_a_database_that_is_away_waits(road):
+    """Nobody says lost before that database was asked."""
+    road.relay.close()
+    road.save(1)
+    road.do("update kylo.lanes set high_water = 1, snapshot = pg_current_snapshot(), epoch = epoch + 1")
+    homes = [Home(road.database), Home(road.database, "store 720: no answer")]
+    verdict = road.verify(stores=lambda: homes, directly=lambda _topic, _key: "if taken")
+    assert (verdict.differences, verdict.problems) == ([], ["store 720: no answer"])
+    assert road.found(directly=lambda _topic, _key: "if taken") == [("log", "lost", "710", (1,))]
 
 
 def test_a_copy_begins_with_what_is_saved_in_it(road):

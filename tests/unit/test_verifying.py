@@ -60,6 +60,17 @@ def test_a_first_appearance_behind_a_later_one_is_reordered():
     assert found == [("reordered", (2, 3))]
 
 
+def test_between_two_partitions_there_is_no_order():
+    """A topic that got more of them has a key in two; what was waited for and comes late is late anywhere."""
+    seen = Appearances(waiting={1})
+    stored = {number: row(number) for number in (1, 2, 3)}
+    moved = [record(3)._replace(partition=1), record(2)]
+    assert seen.take(moved, stored, {}, 1) == []
+    assert seen.newest == {("t", "k"): (1, 3)}
+    [late] = seen.take([record(1)._replace(partition=2)], stored, {("t", "k"): (1, 3)}, 1)
+    assert (late.anomaly, late.outbox_ids) == ("reordered", (1, 3))
+
+
 def test_what_earlier_looks_met_is_a_repeat_and_what_they_missed_is_not():
     """2 was met before; 3 was waited for and comes behind 5."""
     found, seen = look(2, 3, 6, known={("t", "k"): (1, 5)}, waiting={3})

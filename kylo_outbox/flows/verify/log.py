@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kylo_outbox.model.appearances import Appearances, Key, LogRecord, Place
+from kylo_outbox.model.delivery import NOWHERE
 from kylo_outbox.model.verifying import Finding
 from kylo_outbox.store import left, verify_log, verify_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from kylo_outbox.model.delivery import PositionAt
     from kylo_outbox.store.engine import Database
     from kylo_outbox.store.verify_state import SavedEvent, State
+
+
+Directly = Callable[[str, str], Literal["never", "if taken", "always"]]
+"""(topic, key): whether events not on the log were handed over in process: no; if a projector took them; yes."""
 
 
 class Reads(Protocol):
@@ -59,7 +65,8 @@ class LogCheck:
     Args:
         database: The store.
         since: Compare everything that was saved since then anew, whatever former passes saw; None: what is new.
-        may_be_direct: Whether events of a topic may be handed over in process.
+        directly: What is known of events that are handed over in process.
+        complete: Whether every database is there that may have taken something.
         taken_up_to: How far any projector is with keys of a store.
         go_on: Called again and again; raises where the pass is to end.
     """
@@ -69,12 +76,14 @@ class LogCheck:
         database: Database,
         *,
         since: datetime | None,
-        may_be_direct: Callable[[str], bool],
+        directly: Directly,
+        complete: bool,
         taken_up_to: Callable[[str, Collection[Key]], dict[Key, PositionAt]],
         go_on: Callable[[], None],
     ) -> None:
         self._database, self._since = database, since
-        self._may_be_direct, self._taken_up_to, self._go_on = may_be_direct, taken_up_to, go_on
+        self._directly, self._complete = directly, complete
+        self._taken_up_to, self._go_on = taken_up_to, go_on
         with database.transaction() as tx:
             state = verify_state.begin(tx)
             self.stored_state = state
@@ -125,7 +134,7 @@ class LogCheck:
         with self._database.transaction() as tx:
             stored, oldest = verify_log.stored(tx, {record.number for record in records})
             found = verify_log.known(tx, keys) if keys and self._since is None else {}
-        self._known |= {key: found.get(key, (-1, -1)) for key in keys}
+        self._known |= {key: found.get(key, NOWHERE) for key in keys}
         self.findings += self._seen.take(records, stored, self._known, max(oldest, 1))
 
     def compare(self, tx: Any, new: str, reader: Reads | None) -> None:
@@ -143,7 +152,7 @@ class LogCheck:
             self.figures.events += len(rows)
             for row in rows:
                 key = (row.topic, row.key)
-                number, digest, newest = totals.get(key, (0, 0, (-1, -1)))
+                number, digest, newest = totals.get(key, (0, 0, NOWHERE))
                 totals[key] = (number + 1, digest + row.number, max(newest, row.position))
                 if row.position not in self._seen.met:
                     unseen.append(row)
@@ -186,13 +195,17 @@ class LogCheck:
             verdict.not_asked = missing
             return verdict
         missing = [row for row in missing if row.topic in read]
-        direct = [row for row in missing if self._may_be_direct(row.topic)]
-        taken = self._taken_up_to(self.state.store_id, {(row.topic, row.key) for row in direct}) if direct else {}
+        ways = {row.number: self._directly(row.topic, row.key) for row in missing}
+        asked = {(row.topic, row.key) for row in missing if ways[row.number] == "if taken"}
+        taken = self._taken_up_to(self.state.store_id, asked) if asked else {}
         suspects = []
         for row in missing:
             begins = self._left_until(row, reader)
-            if row.position <= taken.get((row.topic, row.key), (-1, -1)):
+            way = ways[row.number]
+            if way == "always" or row.position <= taken.get((row.topic, row.key), NOWHERE):
                 verdict.direct.append(row)
+            elif way == "if taken" and not self._complete:
+                continue  # it may have been taken by the database that is away
             elif begins is not None and row.created_at <= begins:
                 verdict.unknown.append(row)
             else:
@@ -221,7 +234,7 @@ class LogCheck:
     def _take_out(self, tx: Any, rows: Sequence[SavedEvent]) -> None:
         totals: dict[Key, tuple[int, int, PositionAt]] = {}
         for row in rows:
-            number, digest, newest = totals.get((row.topic, row.key), (0, 0, (-1, -1)))
+            number, digest, newest = totals.get((row.topic, row.key), (0, 0, NOWHERE))
             totals[row.topic, row.key] = (number - 1, digest - row.number, newest)
         verify_state.add(tx, totals)
         left.take_out(tx, [(row.topic, row.key, row.number) for row in rows if row.number < self.state.folded_below])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from datetime import datetime
 
-    from kylo_outbox.flows.verify.log import Reads
+    from kylo_outbox.flows.verify.log import Directly, Reads
     from kylo_outbox.model.appearances import Key
     from kylo_outbox.model.delivery import PositionAt
     from kylo_outbox.model.projector import Projector
@@ -47,7 +47,8 @@ class StorePass:
         store: The store.
         homes: Every database that may have positions over its events.
         since: None: what is new; else everything saved since then.
-        may_be_direct: Whether events of a topic may be handed over in process.
+        directly: What is known of events that are handed over in process.
+        complete: Whether `homes` are all there are.
         go_on: Called again and again; raises where the pass is to end.
     """
 
@@ -56,11 +57,15 @@ class StorePass:
         store: Database,
         homes: Sequence[Database],
         since: datetime | None,
-        may_be_direct: Callable[[str], bool],
+        directly: Directly,
         go_on: Callable[[], None],
+        *,
+        complete: bool,
     ) -> None:
         self.store, self._homes, self._since, self._go_on = store, homes, since, go_on
-        self.log = LogCheck(store, since=since, may_be_direct=may_be_direct, taken_up_to=self._taken_up_to, go_on=go_on)
+        self.log = LogCheck(
+            store, since=since, directly=directly, complete=complete, taken_up_to=self._taken_up_to, go_on=go_on
+        )
         self.state = self.log.state
         self.verdict = StoreVerdict(self.state.store_id, log=self.log.figures)
         self._positions = [self._positions_in(home) for home in homes]

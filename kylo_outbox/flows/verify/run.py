@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from kylo_outbox.flows.verify.log import Reads
+    from kylo_outbox.flows.verify.log import Directly, Reads
     from kylo_outbox.model.appearances import Place
     from kylo_outbox.model.projector import Projector
     from kylo_outbox.store.engine import Database
@@ -56,7 +56,7 @@ class Verify:
         open_log: Makes a reader of the log; None: there is no broker, the log is not compared.
         projectors: Whose effects are looked for; those that do not tell theirs are left out.
         database_of: Where the effect of a projector lives, by key; may raise `Transient`.
-        may_be_direct: Whether events of a topic may be handed over in process.
+        directly: What is known of events that are handed over in process.
         stopped: Whether to end soon; a pass that is broken off stores nothing, the next one does its work.
     """
 
@@ -67,10 +67,10 @@ class Verify:
         open_log: Callable[[], Reads] | None,
         projectors: Iterable[Projector] = (),
         database_of: Callable[[Projector, str], Database],
-        may_be_direct: Callable[[str], bool] = lambda _topic: False,
+        directly: Directly = lambda _topic, _key: "never",
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._stores, self._open_log, self._may_be_direct = stores, open_log, may_be_direct
+        self._stores, self._open_log, self._directly = stores, open_log, directly
         self._projectors = [each for each in projectors if each.tells_effects]
         self._database_of = database_of
         self._stopped = stopped
@@ -96,7 +96,8 @@ class Verify:
         passes: list[StorePass] = []
         for home in homes:
             with _told(verdict):
-                begun = StorePass(home, homes, since, self._may_be_direct, self._go_on)
+                complete = len(homes) == len(found)
+                begun = StorePass(home, homes, since, self._directly, self._go_on, complete=complete)
                 if begun.state.age is None or begun.state.age >= not_before:
                     passes.append(begun)
         if not effects_only and passes:
