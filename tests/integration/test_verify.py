@@ -86,3 +86,19 @@ def test_a_position_beyond_everything_that_was_saved_is_an_aborted_read(road):
     road.flow(3)
     road.do("update kylo.positions set outbox_id = 50, applied = applied + 1, digest = digest + 50 where key = '710'")
     assert road.found() == [("positions", "aborted read", "710", (50,))]
+
+
+def test_an_event_committed_after_a_later_one_of_its_key_is_told_everywhere(road):
+    """What the lock of `emit` excludes: late on the log, taken for a repeat by the projector, without an effect."""
+    road.ask("select nextval('kylo.outbox_log_id_seq')")
+    road.flow(3)
+    assert road.found() == []
+    road.do(
+        "insert into kylo.outbox_log (id, xid, event_id, created_at, slot, topic, key, type, payload, generation) "
+        "overriding system value select 1, pg_current_xact_id(), gen_random_uuid(), now(), slot, topic, key, type, "
+        "payload, generation from kylo.outbox_log where id = 2"
+    )
+    road.publish()
+    road.apply()
+    wanted = [(part, anomaly, "710", (1,)) for part, anomaly in (("log", "reordered"), ("positions", "lost"))]
+    assert road.found() == [*wanted, ("effects", "lost", "710", (1,))]
