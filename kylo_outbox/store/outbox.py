@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Row = tuple[int, str, bytes, str, bytes, str | None, str, float, int]
 """(id, topic, key, type, payload, headers as JSON text or None, event id, seconds since 1970, generation)."""
 
-COLUMNS = (
+_COLUMNS = (
     "id, topic, key, type, payload, headers::text, event_id::text, extract(epoch from created_at)::float8, generation"
 )
 
@@ -45,7 +45,7 @@ _SLOTS = "and slot >= %(slot_from)s and slot < %(slot_to)s and slot <> all(%(wit
 # Late rows are asked for by their transaction, so that history is never walked: those that ran at the last snapshot
 # one by one in the order of ids (a long one may have a million), those that began after it together.
 LATE = f"""
-select {COLUMNS} from (
+select {_COLUMNS} from (
     select o.* from unnest(%(running)s::xid8[]) r
      cross join lateral (
          select * from kylo.outbox_log
@@ -62,7 +62,7 @@ select {COLUMNS} from (
  order by id limit %(limit)s
 """  # noqa: S608 - the only things put in are constants of this file
 NEW = f"""
-select {COLUMNS} from kylo.outbox_log
+select {_COLUMNS} from kylo.outbox_log
  where id > %(high_water)s and id <= %(upto)s and pg_visible_in_snapshot(xid, %(until)s::pg_snapshot) {{slots}}
  order by id limit %(limit)s
 """  # noqa: S608 - the only things put in are constants of this file
@@ -178,8 +178,10 @@ class Reader:
         }
 
 
+COLUMNS = _COLUMNS
+"""What a `Row` has, in its order."""
 STORED = f"""
-select {COLUMNS} from kylo.outbox_log
+select {_COLUMNS} from kylo.outbox_log
  where id > %s and id <= %s and topic = any(%s) order by id limit %s
 """  # noqa: S608 - the only thing put in is a constant of this file
 

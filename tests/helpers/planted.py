@@ -60,7 +60,7 @@ def late_last() -> None:
 def skip_locked() -> None:
     """The textbook relay: every process takes rows that nobody has locked, publishes them and marks them."""
     take = f"""
-        select {outbox.COLUMNS} from kylo.outbox_log o
+        select {outbox._COLUMNS} from kylo.outbox_log o
          where not exists (select from planted_marks m where m.marked = o.id)
          order by id limit 20 for update skip locked
     """
