@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kylo_outbox.model.errors import Poison, Refused, Transient
     from kylo_outbox.model.events import Event
-    from kylo_outbox.model.projector import Projector
+    from kylo_outbox.model.projector import Effect, Projector
     from kylo_outbox.store.emit import emit, emit_async, emit_many
 
 __version__ = "0.1.0"
-__all__ = ["Event", "Poison", "Projector", "Refused", "Transient", "emit", "emit_async", "emit_many"]
+__all__ = ["Effect", "Event", "Poison", "Projector", "Refused", "Transient", "emit", "emit_async", "emit_many"]
 
 _HOMES = {
+    "Effect": "model.projector",
     "Event": "model.events",
     "Poison": "model.errors",
     "Projector": "model.projector",

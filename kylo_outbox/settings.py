@@ -118,6 +118,7 @@ class Settings(BaseModel):
     relay_fencing: Literal["none", "kafka"] = Field("none", alias="KYLO_RELAY_FENCING")
     outbox_retention: Seconds = Field(7 * 86400.0, alias="KYLO_OUTBOX_RETENTION", ge=0, allow_inf_nan=False)
     backpressure_age: Seconds = Field(300.0, alias="KYLO_BACKPRESSURE_AGE", ge=0, allow_inf_nan=False)
+    verify_every: Seconds = Field(300.0, alias="KYLO_VERIFY_EVERY", ge=0, allow_inf_nan=False)
     log_level: Annotated[str, AfterValidator(_level)] = Field("INFO", alias="KYLO_LOG_LEVEL")
     log_format: Literal["text", "json"] = Field("text", alias="KYLO_LOG_FORMAT")
 

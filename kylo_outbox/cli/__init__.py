@@ -31,6 +31,7 @@ from kylo_outbox.cli import (
     store,
     tabs,
     topics,
+    verify,
 )
 from kylo_outbox.cli.errors import Told
 
@@ -65,6 +66,7 @@ _REGISTER: tuple[Callable[[typer.Typer], None], ...] = (
     outbox.register,
     dlq_acts.register,
     republish.register,
+    verify.register,
     rebuild.register,
     lag.register,
     lanes.register,

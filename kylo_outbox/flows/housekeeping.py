@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from kylo_outbox.model.errors import Transient
-from kylo_outbox.store import dead_letters, upkeep
+from kylo_outbox.store import dead_letters, left, upkeep
 from kylo_outbox.store.engine import as_ours, connect
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Housekeeping:
                 return
             made = upkeep.extend(connection)
             rolled = upkeep.roll(connection, self._retention)
-            dropped = upkeep.drop_published(connection, self._retention)
+            dropped = upkeep.drop_published(connection, self._retention, before=left.fold)
             upkeep.trim(connection, self._retention)
             dead_letters.forget_settled(connection, _SETTLED)
         if made or dropped or rolled:

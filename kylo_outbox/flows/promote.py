@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from kylo_outbox.model.errors import Poison
 from kylo_outbox.model.messages import PromoteRules, tabs_changed
-from kylo_outbox.model.projector import Projector
+from kylo_outbox.model.projector import Effect, Projector
 from kylo_outbox.store import company_state, rules
 from kylo_outbox.store.emit import emit_many
 from kylo_outbox.store.isolation import acting_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from kylo_outbox.model.events import Event
 
@@ -47,6 +47,11 @@ class Promote(Projector):
             changed += [tabs_changed(company_id, "active")] if done.version != done.former else []
             changed += [tabs_changed(company_id, "pending")] if done.resolved else []
         emit_many(tx, changed)
+
+    def effects(self, tx: Any, events: Sequence[Event]) -> Iterable[Effect]:
+        """A request that was served has its line in the company's history, numbered under the company's lock."""
+        requests = [event.event_id for event in events if event.event_id is not None]
+        return [Effect(request, number) for request, number in rules.served(tx, requests)]
 
     def _message(self, event: Event) -> PromoteRules:
         message = PromoteRules.parse(event.raw)

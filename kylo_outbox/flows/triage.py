@@ -9,14 +9,14 @@ from uuid import UUID, uuid5
 from kylo_outbox.model.errors import Poison
 from kylo_outbox.model.events import Event
 from kylo_outbox.model.messages import PendingReady, TxnsBatch
-from kylo_outbox.model.projector import Projector
+from kylo_outbox.model.projector import Effect, Projector
 from kylo_outbox.model.transactions import slice_signature
-from kylo_outbox.store import pending
+from kylo_outbox.store import pending, triaged
 from kylo_outbox.store.emit import emit_many
 from kylo_outbox.telemetry import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from kylo_outbox.store.intake import SliceRow
 
@@ -72,6 +72,22 @@ class Triage(Projector):
             metrics.TRIAGE_TRANSACTIONS.labels("matched").inc(run.matched)
             metrics.TRIAGE_TRANSACTIONS.labels("unmatched").inc(run.unmatched)
 
+    def effects(self, tx: Any, events: Sequence[Event]) -> Iterable[Effect]:
+        """A slice was triaged if that was noted, and each of its transactions is there and open, resolved or sorted.
+
+        The tables do not tell in which order slices came: positions do.
+        """
+        places = {(message.ingest_batch_id, message.company_id): event for event in events if (message := _of(event))}
+        rows = self._read_slices(list(places))
+        asked = [(row.ingest_batch_id, row.company_id, row.txn_uid) for row in rows]
+        missing = triaged.missing(tx, asked)
+        for place in triaged.noted(tx, list(places)):
+            event_id = places[place].event_id
+            if event_id is not None:
+                gone = missing.get(place, [])
+                fault = f"{len(gone)} transactions are gone, the first of them {gone[0]}" if gone else ""
+                yield Effect(event_id, fault=fault)
+
     def _message(self, event: Event) -> TxnsBatch:
         message = TxnsBatch.parse(event.raw)
         if event.key != message.company_id:
@@ -106,3 +122,10 @@ class Triage(Projector):
             # The same slice is announced once, also when an operator has it triaged again.
             event_id=uuid5(_ANNOUNCED, f"{run.company_id}|{batch.batch_id}"),
         )
+
+
+def _of(event: Event) -> TxnsBatch | None:
+    try:
+        return TxnsBatch.parse(event.raw)
+    except Poison:
+        return None  # it cannot have been applied

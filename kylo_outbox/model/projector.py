@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from uuid import UUID
 
     from kylo_outbox.model.events import Event
+
+
+class Effect(NamedTuple):
+    """One effect of one event, as `Projector.effects` tells of it.
+
+    Attributes:
+        event_id: The event.
+        place: Anything that grows in the order in which effects of a key were written (an identity column, a number
+            drawn under the key's lock; not a time). None: the tables do not tell.
+        fault: Why the effect is not whole; empty if it is.
+    """
+
+    event_id: UUID
+    place: Any = None
+    fault: str = ""
 
 
 class Projector:
@@ -50,6 +66,19 @@ class Projector:
         halving the batch, so `apply` must not keep state of its own between calls.
         """
         raise NotImplementedError
+
+    def effects(self, tx: Any, events: Sequence[Event]) -> Iterable[Effect]:
+        """Tell which effects of `events` are in the tables: one `Effect` for each time that one took effect.
+
+        Optional: with it `kylo-outbox verify` finds effects that are gone, doubled or in the wrong order. Reads only,
+        set-based like `apply`; `events` are some that were applied, at most a thousand.
+        """
+        raise NotImplementedError
+
+    @property
+    def tells_effects(self) -> bool:
+        """Whether `effects` is written."""
+        return type(self).effects is not Projector.effects
 
 
 class EffectProjector(Projector):

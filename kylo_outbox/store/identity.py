@@ -90,6 +90,8 @@ _NEW_ROWS = """
 update kylo.outbox_log set generation = :next where generation = :former and created_at >= pg_postmaster_start_time()
 """
 _END_LEASES = "update kylo.lanes set epoch = epoch + 1, holder = null, lease_until = '-infinity'"
+# The verifier begins with what is saved under the new name.
+_NOT_COMPARED = "update kylo.verify_state set store_id = ''"
 _COUNT_ALL_AS_DONE = """
 with newest as (select coalesce(max(id), 0) as id from kylo.outbox_log), marked as (
     insert into kylo.marks (lane, low, high, since, at)
@@ -234,6 +236,7 @@ def rename(connection: sa.Connection) -> StoreId:
     _run(connection, "delete from kylo.outbox_delayed")
     _run(connection, _COUNT_ALL_AS_DONE)
     _run(connection, _AGE_LANES)
+    _run(connection, _NOT_COMPARED)
     return _write(connection, StoreId(uuid.uuid4().hex[:12], 1))
 
 

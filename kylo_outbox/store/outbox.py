@@ -227,6 +227,8 @@ class Reader:
         }
 
 
+COLUMNS = _COLUMNS
+"""What a `Row` has, in its order."""
 STORED = f"""
 select {_COLUMNS} from kylo.outbox_log
  where id > %s and id <= %s and topic = any(%s) order by id limit %s

@@ -13,6 +13,7 @@ from kylo_outbox.model.rules import Rule, additions
 from kylo_outbox.store import company_state, proposals
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -127,6 +128,7 @@ OF_REQUEST = """
 select number, act, request_id, asked_by, former, version, rules, resolved, reopened, at
   from kylo.promotions where company_id = %s and request_id = %s order by number limit 1
 """
+SERVED = "select request_id, number from kylo.promotions where request_id = any(%s) order by number"
 # What a promotion would resolve: open items for whose source a rule is in force or approved.
 PREVIEW = """
 select count(*) from kylo.pending_txns p
@@ -256,6 +258,11 @@ def of_request(tx: psycopg.Connection[Any], company_id: str, request_id: UUID) -
     """What a request came to; None while it has not been served."""
     row = tx.execute(OF_REQUEST, (company_id, request_id)).fetchone()
     return Promotion(*row) if row else None
+
+
+def served(tx: psycopg.Connection[Any], requests: Sequence[UUID]) -> list[tuple[UUID, int]]:
+    """(request, number in its company's history) each time that one of `requests` was served."""
+    return tx.execute(SERVED, (list(requests),)).fetchall()
 
 
 def _add(tx: psycopg.Connection[Any], company_id: str, version: int, approved: list[Rule]) -> int:

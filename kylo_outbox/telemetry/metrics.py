@@ -56,6 +56,13 @@ PROJECTOR_CIRCUIT = Gauge(
 CONSUMER_LOST = _counter(
     "consumer_lost_records_total", "Records that left the log before they were read.", "projector", "topic"
 )
+VERIFY_FOUND = _counter("verify_found_total", "Differences that the verifier found.", "part", "anomaly")
+VERIFY_DIFFERENCES = Gauge(
+    "kylo_verify_differences", "Differences that are open and not accepted.", ("part", "anomaly"), registry=REGISTRY
+)
+VERIFY_LAST_SUCCESS = Gauge(
+    "kylo_verify_last_success_timestamp_seconds", "When a pass last compared every store.", registry=REGISTRY
+)
 DLQ_MESSAGES_TOTAL = _counter("dlq_messages_total", "Records set aside as dead letters.", "reason")
 INGEST_REFUSED = _counter("ingest_refused_total", "Requests that were refused for the time being.", "reason")
 TRIAGE_TRANSACTIONS = _counter("triage_transactions_total", "Transactions triaged.", "outcome")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kylo_outbox.model.errors import Poison
-from kylo_outbox.model.projector import Projector
+from kylo_outbox.model.projector import Effect, Projector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,6 +35,12 @@ APPEND = """
 insert into ledger_entries (event_id, ledger, account, cents, number)
 select * from unnest(%s::uuid[], %s::text[], %s::text[], %s::bigint[], %s::bigint[])
 """
+# One effect for each pair of entries. The entry number grows in the order of writing: a key is written by one
+# transaction at a time.
+EFFECTS = """
+select event_id, min(entry), count(*), count(*) filter (where cents < 0), sum(cents)
+  from ledger_entries where event_id = any(%s) group by event_id
+"""
 _CHECK = """
 select ledger, count(*), sum(cents), count(distinct event_id),
        (array_agg(number order by entry)) = (array_agg(number order by number, entry))
@@ -53,6 +59,13 @@ class Ledger(Projector):
         """Append two entries for each move."""
         entries = [entry for event in events for entry in self._entries(event)]
         tx.execute(APPEND, [list(column) for column in zip(*entries, strict=True)])
+
+    def effects(self, tx: Any, events: Sequence[Event]) -> Iterable[Effect]:
+        """A move is there once if there are two entries of it."""
+        for event_id, entry, entries, given, total in tx.execute(EFFECTS, ([event.event_id for event in events],)):
+            whole = entries == 2 * given and total == 0
+            for _ in range(max(1, given)):
+                yield Effect(event_id, entry, "" if whole else f"{entries} entries that sum up to {total}")
 
     @staticmethod
     def _entries(event: Event) -> Iterable[tuple[Any, ...]]:

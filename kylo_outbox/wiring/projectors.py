@@ -26,6 +26,7 @@ from kylo_outbox.store.outbox import stored_rows
 from kylo_outbox.wiring import sheets
 from kylo_outbox.wiring.lagging import LAG_EVERY, LagWatch
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema, require_topics
+from kylo_outbox.wiring.verify import verifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from kylo_outbox.store.engine import Database
 
 NAMES = ("txns", "promote", "sheets")
+TELLING = ("txns", "promote")
+"""Those of the product that tell their effects; `sheets` leaves its own in tabs."""
 
 
 def named(parts: Parts, name: str) -> Projector:
@@ -154,6 +157,11 @@ class ProjectorProcess:
             schedule.every(every, "approvals", sheets.read_approvals(self._parts).run_once)
         if own := self._own_groups():
             schedule.every(LAG_EVERY, "lag", partial(self._measure_lag, Lag(kafka_address(self._parts.settings)), own))
+        others = [each for each in self._projectors if each.tells_effects and each.name not in NAMES]
+        if others and (every := self._parts.settings.verify_every):
+            # The relay verifies all else; it does not know these.
+            job = partial(verifier(self._parts, others, stop.is_set).run_job, every, effects_only=True)
+            schedule.every(every, "verify effects", job, at_once=False)
         schedule.start()
         stop.wait()
         schedule.stop()

@@ -29,8 +29,9 @@ from kylo_outbox.store.session import LaneSession
 from kylo_outbox.telemetry import metrics
 from kylo_outbox.wiring.lagging import LAG_EVERY, LagWatch
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema
-from kylo_outbox.wiring.projectors import NAMES, groups, kylo_topics, named, projection
+from kylo_outbox.wiring.projectors import NAMES, TELLING, groups, kylo_topics, named, projection
 from kylo_outbox.wiring.sharing import leads_too_many
+from kylo_outbox.wiring.verify import verifier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,6 +81,11 @@ class RelayProcess:
         schedule.every(0.2, "delayed events", delayed.run_once)
         schedule.every(60.0, "housekeeping", upkeep.run_once)
         schedule.every(10.0, "witnesses", self._witnesses.run_once)
+        if every := self._parts.settings.verify_every:
+            own = [named(self._parts, name) for name in TELLING]
+            schedule.every(
+                every, "verify", partial(verifier(self._parts, own, stop.is_set).run_job, every), at_once=False
+            )
         for each in self._projections:
             schedule.every(1.0, f"released keys of {each.projector.name}", each.tend)
         if self._contact is not None:

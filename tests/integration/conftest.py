@@ -12,8 +12,11 @@ from kylo_outbox.kafka.client import KafkaAddress
 from kylo_outbox.kafka.producer import Publisher
 from kylo_outbox.model.errors import Transient
 from kylo_outbox.store.session import LaneSession
+from kylo_outbox.testing import ledger
+from tests.helpers.broker import make_topic
 from tests.helpers.projectors import TABLE
 from tests.helpers.two_brokers import TwoBrokers
+from tests.helpers.verifying import Books, Road
 
 
 @pytest.fixture
@@ -102,3 +105,12 @@ def make_home(make_database):
 def home(make_home):
     """One of them."""
     return make_home()
+
+
+@pytest.fixture
+def road(control_db, kafka_server, address, make_relay, run_until):
+    """A store with a ledger of a topic of the test's own; nothing on it yet."""
+    topic = make_topic(kafka_server.bootstrap, partitions=2)
+    with control_db.transaction() as tx:
+        tx.execute(ledger.TABLE)
+    return Road(control_db, make_relay(), Books(topic), address, run_until)
