@@ -87,6 +87,7 @@ def no_epoch() -> None:
     """The lease is a time only: nobody asks whether the lane was taken over meanwhile."""
     lanes.RENEW = without(lanes.RENEW, r" and epoch = %\(epoch\)s")
     lanes.ADVANCE = without(lanes.ADVANCE, r" and epoch = %\(epoch\)s")
+    outbox.AHEAD = without(outbox.AHEAD, r" and epoch = %\(epoch\)s")
 
     def planted(self: outbox.Reader) -> tuple[str, int]:
         row = self._cursor.execute(outbox.LOOK, (self._lane.number,)).fetchone()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.flows.project.settle import Projection
@@ -36,7 +35,7 @@ def offsets() -> None:
     def planted(**record: Any) -> Delivery:
         delivery = read(**record)
         place = ("", record["topic"], f"@{record['partition']}")
-        return replace(delivery, position_key=place, position=(0, record["offset"]))
+        return delivery._replace(position_key=place, position=(0, record["offset"]))
 
     consumer.from_record = planted
 
