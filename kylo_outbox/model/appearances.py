@@ -169,7 +169,7 @@ class Appearances:
         begins = self._begins.get((record.topic, record.partition))
         if record.topic in self._unordered or (begins is not None and row.created_at <= begins):
             return None
-        what = f"it first appears at {record.partition}@{record.offset}, behind #{last[1]} of its key"
+        what = f"it first appears here, behind #{last[1]} of its key"
         return _finding(record, "reordered", what, last[1])
 
 

@@ -26,16 +26,23 @@ _STORED = """
 select id, generation, event_id, topic, convert_from(key, 'UTF8'), created_at from kylo.outbox_log where id = any(%s)
 """
 _OLDEST = "select coalesce(min(low), 0) from kylo.outbox_partitions"
+# Here and below one look-up in the index a key (`offset 0`): a plan made for keys of unknown number may compare each
+# with each.
 _KNOWN = """
-select k.topic, k.key, k.log_generation, k.log_outbox_id
-  from kylo.verify_keys k join unnest(%s::text[], %s::text[]) as g(topic, key) using (topic, key)
- where k.log_generation >= 0
+select g.topic, g.key, k.log_generation, k.log_outbox_id
+  from unnest(%s::text[], %s::text[]) as g(topic, key)
+ cross join lateral (
+     select log_generation, log_outbox_id from kylo.verify_keys
+      where topic = g.topic and key = g.key and log_generation >= 0 offset 0) k
 """
 _SET_KNOWN = """
-update kylo.verify_keys k set log_generation = g.generation, log_outbox_id = g.number
+insert into kylo.verify_keys as k
+       (topic, key, events, digest, generation, outbox_id, log_generation, log_outbox_id)
+select topic, key, 0, 0, -1, -1, generation, number
   from unnest(%s::text[], %s::text[], %s::int[], %s::bigint[]) as g(topic, key, generation, number)
- where k.topic = g.topic and k.key = g.key
-   and (g.generation, g.number) > (k.log_generation, k.log_outbox_id)
+on conflict (topic, key) do update
+   set log_generation = excluded.log_generation, log_outbox_id = excluded.log_outbox_id
+ where (excluded.log_generation, excluded.log_outbox_id) > (k.log_generation, k.log_outbox_id)
 """
 _OPEN = "select generation, outbox_id, topic, key, event_id, created_at from kylo.verify_open order by outbox_id"
 _CLOSE = "delete from kylo.verify_open where outbox_id = any(%s)"

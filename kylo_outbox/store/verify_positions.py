@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kylo_outbox.model.verifying import NONE, Standing, Totals
 from kylo_outbox.store.left import TAKEN_OUT
+from kylo_outbox.store.verify_state import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -43,10 +44,13 @@ select p.n, count(*), sum(o.id)
 """
 # Those that the totals leave out.
 _GAPS = "select outbox_id as id from kylo.verify_gaps"
+# One look-up in the index a position (`offset 0`), whatever the planner knows of the tables' sizes.
 _BASES = """
-select b.projector, b.topic, b.key, b.era, b.events, b.digest
-  from kylo.verify_bases b
-  join unnest(%s::text[], %s::text[], %s::text[]) as g(projector, topic, key) using (projector, topic, key)
+select g.projector, g.topic, g.key, b.era, b.events, b.digest
+  from unnest(%s::text[], %s::text[], %s::text[]) as g(projector, topic, key)
+ cross join lateral (
+     select era, events, digest from kylo.verify_bases
+      where projector = g.projector and topic = g.topic and key = g.key offset 0) b
 """
 _SET_BASES = """
 insert into kylo.verify_bases (projector, topic, key, era, events, digest)
@@ -112,7 +116,9 @@ def beyond(
         "new": new,
     }
     found = {name_of(each): NONE for each in lagging}
-    for n, events, digest in tx.execute(_BEYOND.format(gaps=TAKEN_OUT if all_gaps else _GAPS), values):
+    with at_once(tx):
+        rows = tx.execute(_BEYOND.format(gaps=TAKEN_OUT if all_gaps else _GAPS), values).fetchall()
+    for n, events, digest in rows:
         found[name_of(lagging[n - 1])] = Totals(events, int(digest))
     return found
 

@@ -9,6 +9,7 @@ Two passes at a time do no harm: whoever began with a state that is no longer th
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -82,11 +83,14 @@ on conflict (topic, key) do update
        outbox_id = case when (excluded.generation, excluded.outbox_id) > (t.generation, t.outbox_id)
                         then excluded.outbox_id else t.outbox_id end
 """
+# One look-up in the index a key (`offset 0`), whatever the planner knows of the tables' sizes.
 _SOURCES = """
 select g.topic, g.key, k.events, k.digest, k.generation, k.outbox_id, coalesce(l.events, 0)
   from unnest(%s::text[], %s::text[]) as g(topic, key)
-  join kylo.verify_keys k using (topic, key)
-  left join kylo.outbox_left l using (topic, key)
+ cross join lateral (
+     select events, digest, generation, outbox_id from kylo.verify_keys
+      where topic = g.topic and key = g.key offset 0) k
+  left join lateral (select events from kylo.outbox_left where topic = g.topic and key = g.key offset 0) l on true
 """
 # The same from what is stored, without the verifier's own totals: for a look that trusts nothing.
 _STORED_SOURCES = f"""
@@ -105,6 +109,10 @@ select a.topic, a.key, coalesce(s.events, 0) + coalesce(l.events, 0), coalesce(s
   left join kylo.outbox_left l using (topic, key)
  where s.events is not null or l.events is not null
 """  # noqa: S608 - constants of the store
+# What is new is found by its transactions; a young partition has no statistics to tell that this is little.
+_BY_INDEX = "select set_config('enable_seqscan', 'off', true)"
+# Each event is compared with each key otherwise, where the planner takes both for few.
+_NESTED = "select set_config('enable_nestloop', %s, true)"
 _ALONE = "select pg_try_advisory_xact_lock(1802068085, hashtext(%s))"
 
 
@@ -187,8 +195,23 @@ def boundary(tx: psycopg.Connection[Any]) -> str:
     return str(now)
 
 
+def by_index(tx: psycopg.Connection[Any], state: State) -> None:
+    """From here on the transaction finds what is new by index, unless everything is new."""
+    if state.snapshot != NOTHING:
+        tx.execute(_BY_INDEX)
+
+
+@contextmanager
+def at_once(tx: psycopg.Connection[Any]) -> Iterator[None]:
+    """Statements that go through many events once and not once for each key."""
+    tx.execute(_NESTED, ("off",))
+    yield
+    tx.execute(_NESTED, ("on",))
+
+
 def topics(tx: psycopg.Connection[Any], state: State, new: str) -> set[str]:
     """Topics of events that were not compared yet, and of those met before."""
+    by_index(tx, state)
     return {topic for [topic] in tx.execute(_TOPICS, _between(state, new))}
 
 
@@ -196,6 +219,7 @@ def saved(
     tx: psycopg.Connection[Any], state: State, new: str, since: datetime | None = None, chunk: int = 5000
 ) -> Iterator[list[SavedEvent]]:
     """Events that were not compared yet (and not older than `since`), by generation and id, in batches."""
+    by_index(tx, state)
     with tx.cursor(name="kylo_verify") as cursor:
         cursor.itersize = chunk
         cursor.execute(_ROWS, {**_between(state, new), "since": since})
@@ -228,7 +252,8 @@ def sources(tx: psycopg.Connection[Any], keys: Collection[Key]) -> dict[Key, Sou
 def stored_sources(tx: psycopg.Connection[Any], state: State, new: str, keys: Collection[Key]) -> dict[Key, Source]:
     """The same counted anew; cost: everything that is stored."""
     values = {"topics": [topic for topic, _ in keys], "keys": [key for _, key in keys], **_between(state, new)}
-    return _sources(tx.execute(_STORED_SOURCES, values))
+    with at_once(tx):
+        return _sources(tx.execute(_STORED_SOURCES, values).fetchall())
 
 
 def _sources(rows: Any) -> dict[Key, Source]:

