@@ -30,7 +30,7 @@ class Plant:
 
 
 _LOST = frozenset({"lost"})
-_DOUBLED = frozenset({"doubled", "sums", "invented"})
+_DOUBLED = frozenset({"doubled", "invented"})
 _REORDERED = frozenset({"reordered"})
 
 PLANTS: dict[str, Plant] = {
