@@ -39,8 +39,9 @@ class Schedule:
         self._stop = stop
         self._pulses: dict[str, Pulse] = {}
         self._jobs: dict[str, Pulse] = {}
+        self._pools = {"default": ThreadPoolExecutor(8), "workers": ThreadPoolExecutor(256)}
         self._scheduler = BackgroundScheduler(
-            executors={"default": ThreadPoolExecutor(8), "workers": ThreadPoolExecutor(256)},
+            executors=self._pools,
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
             timezone="UTC",
         )
@@ -98,7 +99,12 @@ class Schedule:
         self._stop.set()
         if self._started:
             self._started = False
-            self._scheduler.shutdown(wait=True)
+            # The scheduler's own way of waiting keeps its lock meanwhile: a job that adds one would never end.
+            self._scheduler.pause()
+            self._scheduler.get_jobs()  # whatever is handed out just now has been
+            for pool in self._pools.values():
+                pool.shutdown(wait=True)
+            self._scheduler.shutdown(wait=False)
 
     def report(self) -> list[dict[str, Any]]:
         """Every loop and job for the heartbeat: for how long it is silent or waits."""

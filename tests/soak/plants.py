@@ -23,14 +23,14 @@ class Plant:
     shows: frozenset[str]
     mix: Mapping[str, int] = field(default_factory=lambda: _KILLS)
     # Seconds under fire, and those that are waited at most until nothing moves any more.
-    seconds: float = 15.0
+    seconds: float = 12.0
     patience: float = 30.0
     # The share of records that are refused for their size (`Load`).
     large: float = SOME_LARGE
 
 
 _LOST = frozenset({"lost"})
-_DOUBLED = frozenset({"doubled", "sums", "invented"})
+_DOUBLED = frozenset({"doubled", "invented"})
 _REORDERED = frozenset({"reordered"})
 
 PLANTS: dict[str, Plant] = {
@@ -39,17 +39,17 @@ PLANTS: dict[str, Plant] = {
     "offsets": Plant("projector", _DOUBLED, patience=5.0),
     "position_first": Plant("projector", _LOST),
     "commit_first": Plant("projector", _LOST),
-    "no_hold": Plant("projector", _REORDERED),
+    "no_hold": Plant("projector", _REORDERED, patience=10.0),
     "no_fence": Plant("projector", _DOUBLED, _STOPS, seconds=25.0, patience=15.0),
     # Relays.
     "by_id": Plant("relay", _LOST),
     "above_xmax": Plant("relay", _LOST),
-    "late_last": Plant("relay", _REORDERED),
-    "skip_locked": Plant("relay", _REORDERED),
+    "late_last": Plant("relay", _REORDERED, patience=10.0),
+    "skip_locked": Plant("relay", _REORDERED, patience=10.0),
     "cursor_first": Plant("relay", _LOST, {"kill Kafka": 1, "kill a relay": 2}),
-    "no_epoch": Plant("relay", frozenset({"owned twice"}), {"stop a relay": 1}),
+    "no_epoch": Plant("relay", frozenset({"owned twice"}), {"stop a relay": 1}, patience=5.0),
     "flush_is_success": Plant("relay", _LOST, large=0.01),
-    "no_gapless": Plant("relay", _REORDERED, large=0.01),
+    "no_gapless": Plant("relay", _REORDERED, patience=10.0, large=0.01),
     # The database.
-    "no_slot_lock": Plant("database", _REORDERED),
+    "no_slot_lock": Plant("database", _REORDERED, patience=10.0),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -187,3 +188,22 @@ def test_a_loop_that_no_longer_moves_ends_the_process(monkeypatch):
     schedule._pulses["dead"] = dead
     schedule._look_at_pulses()
     assert left == [70]
+
+
+def test_a_job_that_adds_jobs_while_everything_stops_holds_nobody_up():
+    """A relay that finds another lane just then ends all the same."""
+    schedule, begun = Schedule(Stop()), threading.Event()
+
+    def grows():
+        begun.set()
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            schedule.every(3600.0, "another", lambda: None, at_once=False)
+
+    schedule.every(3600.0, "grows", grows)
+    schedule.start()
+    assert begun.wait(10)
+    stopping = threading.Thread(target=schedule.stop, daemon=True)
+    stopping.start()
+    stopping.join(20)
+    assert not stopping.is_alive()
