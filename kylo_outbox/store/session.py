@@ -15,7 +15,7 @@ from kylo_outbox.store.identity import enter
 from kylo_outbox.store.outbox import BOUNDED, PLANS, Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from kylo_outbox.store.identity import StoreId
     from kylo_outbox.store.lanes import Cursor, Lane
@@ -88,8 +88,8 @@ class LaneSession:
         """Let the server look for the lane's next rows while the caller does other things."""
         reader = self._readers[self._held().number]
         with self._errors():
-            reader.ask(limit)
-        self._asked = reader
+            self._asked = reader
+            self._in_pipeline(lambda: reader.ask(limit))
 
     def rewind(self) -> None:
         """Read again from the stored cursors: what is not acknowledged is sent again under the same ids."""
@@ -216,7 +216,15 @@ class LaneSession:
     def _collect(self) -> None:
         reader, self._asked = self._asked, None
         if reader is not None:
-            reader.collect()
+            self._in_pipeline(reader.collect)
+
+    def _in_pipeline(self, do: Callable[[], None]) -> None:
+        try:
+            do()
+        except psycopg.Error:
+            # Nobody knows what such a connection answers next; the next one begins at the stored cursor.
+            self._connection.close()
+            raise
 
     def _recut(self, slots: lanes.Slots) -> None:
         lane = self._held()

@@ -10,7 +10,7 @@ from scripts.bench.peers import contenders
 from scripts.bench.stage import BenchFailed, Options, stage
 from scripts.bench.workers import writer
 
-COUNT = 20_000
+COUNT = 60_000
 
 
 @pytest.fixture(scope="module")

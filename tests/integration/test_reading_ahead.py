@@ -139,7 +139,8 @@ def test_a_connection_that_ends_meanwhile_is_not_now(control_db, session):
     session.read(0, 10)
     session.read_ahead(10)
     with control_db.transaction() as tx:
-        tx.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%relay test'")
+        ours = "datname = current_database() and application_name like '%relay test'"
+        tx.execute(f"select pg_terminate_backend(pid) from pg_stat_activity where {ours}")
     with pytest.raises(Transient):
         while True:  # the answer may have been sent already
             session.read_ahead(10)

@@ -30,7 +30,7 @@ class Sent:
 
 def run(stage: Stage, rounds: int, scale: float) -> list[Figure]:
     """Drain, raw with the same header, raw without: in each round the same rows."""
-    count = max(20_000, int(ROWS * scale))
+    count = max(60_000, int(ROWS * scale))
     with stage.database() as database, stage.topic() as topic, stage.topic() as other:
         contenders: dict[str, Callable[[], Any]] = {
             "relay": lambda: relays.drain_backlog(stage, database, topic, count),
