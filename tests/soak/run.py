@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 _PARTITIONS = 6
 _BEGIN_SECONDS = 90.0
 _FLOWING = "select count(distinct projector)::int from kylo.positions"
-# What stands still for so long, longer than a group's session, will not move any more.
-_QUIET_SECONDS = 12.0
+# What stands still for so long, several times a group's session, will not move any more.
+_QUIET_SECONDS = 30.0
 _SETTLE_SECONDS = 240.0
 _STATE = """
 select (select count(*) from outbox where processed_at is null), (select count(*) from kylo.outbox_held),
