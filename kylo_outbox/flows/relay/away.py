@@ -29,6 +29,8 @@ class Breaker:
     def __init__(self, state: RelayState) -> None:
         self._state = state
         self._since: float | None = None
+        # A worker that was started again keeps its state, but knows nothing of an outage yet.
+        state.breaker = ""
 
     @property
     def seconds(self) -> float:
