@@ -14,7 +14,7 @@ SHORT = Wanted(seed=1, seconds=30)
 FULL = Wanted(seed=2, seconds=60, faults=250, events=150_000)
 IN_EVERY_RUN = {"no_position", "no_hold"}
 
-# Only with --full until a relay that stands still behind an open breaker, which this has found, is mended.
+# Only with --full until ends of projectors that come late, which this has found, are understood.
 pytestmark = [pytest.mark.full, pytest.mark.alone, pytest.mark.timeout(3600)]
 
 
