@@ -12,7 +12,9 @@ def test_a_clean_pipeline_differs_in_nothing_and_the_second_pass_reads_the_new_o
     assert (store.log.events, store.log.records, store.log.repeats, store.log.waiting) == (12, 12, 0, 0)
     assert (store.positions.positions, store.effects["ledger"].events) == (3, 12)
     [store] = road.verify().stores
-    assert (store.log.events, store.log.records, store.positions.positions, store.effects["ledger"].events) == (0,) * 4
+    assert (store.log.events, store.log.records, store.effects["ledger"].events) == (0,) * 3
+    # What other tests have open on this server makes a pass look at positions again: only what is surely old is left.
+    road.run_until(road.relay, lambda: [each.positions.positions for each in road.verify().stores] == [0])
     road.flow(3)
     [store] = road.verify().stores
     assert (store.log.events, store.log.records, store.positions.positions) == (3, 3, 3)
