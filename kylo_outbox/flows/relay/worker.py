@@ -235,7 +235,7 @@ class Relay:
         reason = ticket.reason or str(outlet.fatal)
         metrics.OUTBOX_PUBLISH_FAILURES.labels(reason=reason.partition(":")[0]).inc()
         self.state.failed += 1
-        refused = ticket.refuses_record(outlet.fatal)
+        refused, for_size = ticket.refuses_record(outlet.fatal), ticket.refused_for_size(outlet.fatal)
         if refused and self._batches_too_large(outlet, ticket):
             self._start_over(session, outlet, smaller=True)
             return
@@ -244,9 +244,9 @@ class Relay:
             self._caution.doubt()
             self._holding.alone = True
         elif refused and ticket is self._holding.ticket:
-            self._holding.resend_refused(session, reason)
+            self._holding.resend_refused(session, reason, for_size=for_size)
         elif refused and self._caution.refused(rows):
-            self._holding.refused(session, rows, reason)
+            self._holding.refused(session, rows[0], reason, for_size=for_size)
         self._start_over(session, outlet)
         if not refused:
             raise KafkaFault(f"Kafka: {reason}", "broker", "_FATAL")
@@ -308,6 +308,7 @@ class Relay:
         track.full_turns = track.full_turns + 1 if turn.full else 0
         if turn.rows:
             published, direct = self._holding.sift(session, outlet, turn.rows, away=self._away)
+            self._caution.kept_back(turn.rows, published)
             ticket = outlet.send(published) if published else None
             if not turn.full:
                 outlet.hurry()
