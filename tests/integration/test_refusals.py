@@ -89,11 +89,11 @@ def test_no_successor_of_a_refused_record_reaches_the_log(control_db, kafka_serv
 
 def test_many_refused_records_cost_few_new_clients(control_db, kafka_server, patiently, counted_relay):
     """One in a hundred is too large: what the topic refused once is known for the next ones, larger or as large."""
-    small = make_topic(kafka_server.bootstrap, config={"max.message.bytes": "20000"})
+    small = make_topic(kafka_server.bootstrap, config={"max.message.bytes": "200000"})
     relay, made = counted_relay
 
     def payload(n):
-        return {"x": "x" * (30_000 + n if n % 100 == 17 else 10)}
+        return {"x": "x" * (250_000 + n if n % 100 == 17 else 10)}
 
     with control_db.transaction() as tx:
         emit_many(tx, [Event(topic=small, key=f"k{n % 1000}", type="T", payload=payload(n)) for n in range(4000)])

@@ -300,8 +300,11 @@ class Relay:
 
     def _next(self, session: LaneSession, track: Track) -> Turn:
         """The next turn; one that could not be sent is kept and comes again."""
-        turn = track.turn = track.turn or session.read(track.part, self._rows)
-        return turn
+        if track.turn is None:
+            began = time.monotonic()
+            track.turn = session.read(track.part, self._rows)
+            self._rest.looked(time.monotonic() - began)
+        return track.turn
 
     def _send(self, session: LaneSession, outlet: Outlet, track: Track, turn: Turn) -> None:
         track.turn = turn
