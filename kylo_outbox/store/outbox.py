@@ -38,8 +38,8 @@ _COLUMNS = (
     "id, topic, key, type, payload, headers::text, event_id::text, date_part('epoch', created_at), generation"
 )
 
-# A turn looks at the clock of transactions first; what follows is asked for "as that snapshot saw it", in statements
-# of their own, so that each is planned once. A lane with all slots asks for none: the planner guesses slots badly.
+# The long way of a turn: it looks at the clock of transactions first, and what follows is asked for "as that snapshot
+# saw it", in statements of their own. A lane with all slots asks for none: the planner guesses slots badly.
 LOOK = """
 select pg_current_snapshot()::text, epoch, pg_sequence_last_value('kylo.outbox_log_id_seq'::regclass)
   from kylo.lanes where lane = %s
@@ -54,13 +54,13 @@ select {_COLUMNS} from (
          select * from kylo.outbox_log
           where xid = r and id > %(late_after)s and id <= %(high_water)s {{slots}}
           order by id limit %(limit)s) o
-     where pg_visible_in_snapshot(r, %(until)s::pg_snapshot)
+     where pg_visible_in_snapshot(r, {{until}})
     union all
     select * from (
         select * from kylo.outbox_log
-         where xid >= %(xmax)s::xid8 and xid < pg_snapshot_xmax(%(until)s::pg_snapshot)
+         where xid >= %(xmax)s::xid8 and xid < pg_snapshot_xmax({{until}})
            and id + 0 > %(late_after)s and id + 0 <= %(high_water)s {{slots}}
-           and pg_visible_in_snapshot(xid, %(until)s::pg_snapshot)
+           and pg_visible_in_snapshot(xid, {{until}})
         offset 0) since) late
  order by id limit %(limit)s
 """  # noqa: S608 - the only things put in are constants of this file
@@ -69,6 +69,18 @@ select {_COLUMNS} from kylo.outbox_log
  where id > %(high_water)s and id <= %(upto)s and pg_visible_in_snapshot(xid, %(until)s::pg_snapshot) {{slots}}
  order by id limit %(limit)s
 """  # noqa: S608 - the only things put in are constants of this file
+# The short way: all of it in one statement, whose own snapshot is the new one; so what it sees needs no further test.
+# The first row has the newest id, the snapshot and the epoch in the places of id, topic and generation.
+_TURN = f"""
+select pg_sequence_last_value('kylo.outbox_log_id_seq'::regclass), pg_current_snapshot()::text, null::bytea, null,
+       null::bytea, null, null, null::float8, epoch
+  from kylo.lanes where lane = %(lane)s
+union all
+({{late}})
+union all
+(select {_COLUMNS} from kylo.outbox_log where id > %(high_water)s {{slots}} order by id limit %(limit)s)
+"""  # noqa: S608 - the only things put in are constants of this file
+_GIVEN = "%(until)s::pg_snapshot"
 # While a backlog is read, the next rows are asked for as the same snapshot saw them. Nobody looks at the lane then, so
 # the statement itself finds nothing once the lane is somebody else's.
 AHEAD = f"""
@@ -113,7 +125,8 @@ class Reader:
         self._lane = lane
         self._at = cursor or lane.cursor
         slots = "" if lane.slots.all else _SLOTS
-        self._late_sql, self._new_sql = LATE.format(slots=slots), NEW.format(slots=slots)
+        self._late_sql, self._new_sql = LATE.format(slots=slots, until=_GIVEN), NEW.format(slots=slots)
+        self._turn_sql = _TURN.format(slots=slots, late=LATE.format(slots=slots, until="pg_current_snapshot()"))
         self._ahead_sql = AHEAD.format(slots=slots)
         self._pipeline: ExitStack | None = None
         self._ahead: list[Row] = []
@@ -144,6 +157,28 @@ class Reader:
             rows, self._ahead = self._ahead, []
             self._at = Cursor(rows[-1][0], self._at.snapshot)
             return Turn(rows, self._at, full=True)
+        if upto is None and self._until is None and (turn := self._read_at_once(limit)) is not None:
+            return turn
+        return self._read_step_by_step(limit, upto)
+
+    def _read_at_once(self, limit: int) -> Turn | None:
+        """The next rows with one statement; None where so many are late that they need several turns."""
+        values = self._values(limit, "") | {"lane": self._lane.number}
+        look, *rows = self._cursor.execute(self._turn_sql, values).fetchall() or [None]
+        newest, now, *_, epoch = look or (0, "", None)
+        self._require_own(epoch)
+        last = self._at.high_water
+        new = len(rows) - sum(1 for row in rows if row[0] <= last)
+        if len(rows) - new >= limit:
+            return None
+        full = new == limit
+        reached = rows[-1][0] if new else last
+        self._at = Cursor(reached if full else self._end(reached, newest or 0, None), now)
+        self._at_end = not full
+        self._same_until = time.monotonic() + _SAME_SNAPSHOT if full else 0.0
+        return Turn(rows, self._at, full)
+
+    def _read_step_by_step(self, limit: int, upto: Cursor | None) -> Turn:
         now, newest = self._look()
         if upto is not None and upto.high_water < self._at.high_water:
             upto = None
@@ -190,10 +225,13 @@ class Reader:
                 self._ahead = self._cursor.fetchall()
 
     def _look(self) -> tuple[str, int]:
-        found = self._cursor.execute(LOOK, (self._lane.number,)).fetchone()
-        if found is None or found[1] != self._lane.epoch:
+        now, epoch, newest = self._cursor.execute(LOOK, (self._lane.number,)).fetchone() or ("", None, None)
+        self._require_own(epoch)
+        return now, newest or 0
+
+    def _require_own(self, epoch: int | None) -> None:
+        if epoch != self._lane.epoch:
             raise Fatal(f"lane {self._lane.number} was taken over (epoch {self._lane.epoch} is over)")
-        return found[0], found[2] or 0
 
     def _read_late(self, limit: int, until: str) -> list[Row]:
         if not self._late and until != self._at.snapshot:

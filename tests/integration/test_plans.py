@@ -87,4 +87,5 @@ def test_a_turn_of_the_relay_reads_no_history(with_history, analyzed):
             values = reader._values(100, now) | {"upto": 2**62}
             assert explained(connection, reader._late_sql, values) < 500
             assert explained(connection, reader._new_sql, values) < 500
+            assert explained(connection, reader._turn_sql, values | {"lane": 0}) < 500
             assert [row[2] for row in reader.read(100).rows] == [b"late", b"new", b"new"]

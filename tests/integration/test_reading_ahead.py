@@ -31,13 +31,13 @@ def backlog(control_db):
 @pytest.fixture
 def looks(monkeypatch):
     """How often the clock of transactions was looked at."""
-    seen, look = [], outbox.Reader._look
+    seen, look = [], outbox.Reader._read_at_once
 
-    def counted(reader):
+    def counted(reader, limit):
         seen.append(reader)
-        return look(reader)
+        return look(reader, limit)
 
-    monkeypatch.setattr(outbox.Reader, "_look", counted)
+    monkeypatch.setattr(outbox.Reader, "_read_at_once", counted)
     return seen
 
 

@@ -87,6 +87,27 @@ def test_no_successor_of_a_refused_record_reaches_the_log(control_db, kafka_serv
     assert all("Message size too large" in reason for reason in reasons(control_db))
 
 
+def test_many_refused_records_cost_few_new_clients(control_db, kafka_server, patiently, counted_relay):
+    """One in a hundred is too large: what the topic refused once is known for the next ones, larger or as large."""
+    small = make_topic(kafka_server.bootstrap, config={"max.message.bytes": "200000"})
+    relay, made = counted_relay
+
+    def payload(n):
+        return {"x": "x" * (250_000 + n if n % 100 == 17 else 10)}
+
+    with control_db.transaction() as tx:
+        emit_many(tx, [Event(topic=small, key=f"k{n % 1000}", type="T", payload=payload(n)) for n in range(4000)])
+    # Ids begin at 1; the first refused record of a key holds the three turns of it that follow.
+    keys = {n for n in range(1000) if n % 100 == 17}
+    patiently(relay, lambda: open_rows(control_db) == 4 * len(keys))
+    records = read_all(kafka_server.bootstrap, small)
+    assert inversions(records) == 0
+    assert {record.outbox_id for record in records} == {n + 1 for n in range(4000) if n % 1000 not in keys}
+    assert relay.state.held_keys == {(small, f"k{n}".encode()) for n in keys}
+    assert all("Message size too large" in reason for reason in reasons(control_db))
+    assert made[0].rebuilds <= 14, "ten to find the first, and none for the others"
+
+
 def test_a_topic_deleted_under_the_relay_holds_its_own_keys(control_db, kafka_server, patiently, counted_relay):
     """It was there when it was asked for: its events wait, others arrive, and it goes on when it is made again."""
     doomed, other = make_topic(kafka_server.bootstrap), make_topic(kafka_server.bootstrap)

@@ -20,7 +20,7 @@ def send(caution, waiting, refuses):
             too_large = caution.passed(rows(*batch)) or too_large
         elif caution.refused(rows(*batch)):
             guilty += batch
-            caution.held(rows(*batch))
+            caution.kept_back(rows(*batch), [])
         else:
             continue
         waiting = waiting[len(batch) :]

@@ -37,6 +37,7 @@ class Caution:
         """A batch was refused; True if it was a single record, which is therefore the one."""
         if len(rows) == 1:
             self._guilty = True
+            self._doubted.discard(rows[0][0])
             return True
         if not self._doubted:
             self._guilty = False
@@ -53,9 +54,10 @@ class Caution:
         self._doubted -= {row[0] for row in rows}
         return doubted and not self._doubted and not self._guilty
 
-    def held(self, rows: Iterable[Row]) -> None:
-        """Rows were set aside: nothing more will be learned of them."""
-        self._doubted -= {row[0] for row in rows}
+    def kept_back(self, rows: Sequence[Row], sent: Sequence[Row]) -> None:
+        """Of some rows only those `sent` went to the broker: nothing more will be learned of the others."""
+        if self._doubted and len(sent) < len(rows):
+            self._doubted -= {row[0] for row in rows} - {row[0] for row in sent}
 
     def reset(self) -> None:
         """Begin without doubts."""

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, TypeAlias
 
 from kylo_outbox.flows.relay.caution import Caution
+from kylo_outbox.flows.relay.sizes import Sizes
 from kylo_outbox.flows.relay.track import count_published
 from kylo_outbox.kafka.producer import names_missing_topic
 from kylo_outbox.store.held import PAUSED
@@ -47,6 +48,7 @@ class Holding:
     ) -> None:
         self._state, self._lost, self._direct, self._is_paused = state, lost, direct, is_paused
         self._caution = Caution(_AT_ONCE)
+        self._sizes = Sizes()
         self._sent: tuple[Ticket, list[Row]] | None = None
         self._tried_at = 0.0
         # Held events were in flight when something unknown was refused: they go only while nothing else does.
@@ -101,7 +103,27 @@ class Holding:
         direct = [row for row in rows if (row[1], row[2]) in by_hand] if by_hand else []
         if out or by_hand:
             rows = [row for row in rows if (key := (row[1], row[2])) not in out and key not in by_hand]
-        return rows, direct
+        return self._small_enough(session, rows), direct
+
+    def _small_enough(self, session: LaneSession, rows: list[Row]) -> list[Row]:
+        """The rows without what is surely too large for its topic and what follows that in its key."""
+        if not self._sizes.known:
+            return rows
+        small, behind = [], []
+        large: dict[str, list[Row]] = {}
+        keys: Keys = set()
+        for row in rows:
+            if (row[1], row[2]) in keys:
+                behind.append(row)
+            elif reason := self._sizes.reason(row):
+                large.setdefault(reason, []).append(row)
+                keys.add((row[1], row[2]))
+            else:
+                small.append(row)
+        for reason, those in large.items():
+            self.hold(session, those, reason, retry=False)
+        self.hold(session, behind, BEHIND, retry=False, waits=True)
+        return small
 
     def _cannot_go(self, session: LaneSession, outlet: Outlet, rows: list[Row], keys: Keys, *, away: bool) -> Keys:
         """Copy out what Kafka cannot take now; the keys of it."""
@@ -116,17 +138,21 @@ class Holding:
         self._keep_out(session, rows, lost, "its partition has no leader")
         return lost | {key for key in keys if key[0] in missing}
 
-    def refused(self, session: LaneSession, rows: Sequence[Row], reason: str) -> None:
+    def refused(self, session: LaneSession, row: Row, reason: str, *, for_size: bool) -> None:
         """A single record was refused by the broker: it waits for a person, or for its topic to appear."""
-        self.hold(session, rows, reason, retry=names_missing_topic(reason))
+        if for_size:
+            self._sizes.refused(row)
+        self.hold(session, [row], reason, retry=names_missing_topic(reason))
 
-    def resend_refused(self, session: LaneSession, reason: str) -> None:
+    def resend_refused(self, session: LaneSession, reason: str, *, for_size: bool) -> None:
         """The held batch in flight was refused: try half of it next, and block the record that stands alone."""
         if self._sent is None:
             return
         _, rows = self._sent
         self._sent = None
         if self._caution.refused(rows):
+            if for_size:
+                self._sizes.refused(rows[0])
             if not names_missing_topic(reason):
                 session.block(rows[0], reason)
             self._caution.reset()
@@ -166,6 +192,7 @@ class Holding:
         session.let_go(rows)
         self._state.published += len(rows)
         self._caution.passed(rows)
+        self._sizes.passed(rows)
         self._sent, self._tried_at, self.alone = None, 0.0, False
         self.load(session)
 

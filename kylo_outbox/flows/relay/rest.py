@@ -16,6 +16,9 @@ _LONGEST_UNRUNG = 0.02
 _RINGS, _RING_WINDOW = 50, 0.1
 _ASLEEP_AFTER = 0.01
 _POLL = 0.005
+# A look that takes long tells that others need the machine: so many times as long passes before the next one, which
+# then finds more. What a look takes where nobody else is working costs no such rest.
+_MAKE_WAY, _NOTHING, _MOST = 4, 0.001, 0.02
 
 
 class Rest:
@@ -23,19 +26,23 @@ class Rest:
 
     def __init__(self, interval: float | None) -> None:
         self._interval = interval
-        self._not_before = 0.0
+        self._not_before = self._make_way = 0.0
         self._wait = _SHORTEST
         self._rings = 0
         self._window = 0.0
 
     def over(self) -> bool:
-        """Whether the outbox may be looked at (always, unless there is a fixed interval)."""
+        """Whether the outbox may be looked at."""
         return time.monotonic() >= self._not_before
 
+    def looked(self, seconds: float) -> None:
+        """How long one look at the outbox took."""
+        self._make_way = min(_MOST, _MAKE_WAY * max(0.0, seconds - _NOTHING))
+
     def read(self, *, full: bool) -> None:
-        """The outbox was looked at; with a fixed interval the next look is due then, unless more is waiting."""
-        if self._interval is not None and not full:
-            self._not_before = time.monotonic() + self._interval
+        """Everything was looked at once; unless more is waiting, the next look may be due later."""
+        if not full:
+            self._not_before = time.monotonic() + max(self._interval or 0.0, self._make_way)
 
     def after(self, session: LaneSession, outlet: Outlet, *, worked: int, in_flight: bool) -> float:
         """Wait as long as makes sense, served by Kafka's answers or the bell; seconds left to wait."""
@@ -45,6 +52,9 @@ class Rest:
             return 0.0
         if self._interval is not None:
             return min(self._wait, _LONGEST)
+        if (left := self._not_before - time.monotonic()) > 0:
+            self._wait = _SHORTEST
+            return left
         if not session.rings:
             return self._wait
         if self._wait > _ASLEEP_AFTER and session.asleep():

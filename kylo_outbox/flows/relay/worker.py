@@ -235,7 +235,7 @@ class Relay:
         reason = ticket.reason or str(outlet.fatal)
         metrics.OUTBOX_PUBLISH_FAILURES.labels(reason=reason.partition(":")[0]).inc()
         self.state.failed += 1
-        refused = ticket.refuses_record(outlet.fatal)
+        refused, for_size = ticket.refuses_record(outlet.fatal), ticket.refused_for_size(outlet.fatal)
         if refused and self._batches_too_large(outlet, ticket):
             self._start_over(session, outlet, smaller=True)
             return
@@ -244,9 +244,9 @@ class Relay:
             self._caution.doubt()
             self._holding.alone = True
         elif refused and ticket is self._holding.ticket:
-            self._holding.resend_refused(session, reason)
+            self._holding.resend_refused(session, reason, for_size=for_size)
         elif refused and self._caution.refused(rows):
-            self._holding.refused(session, rows, reason)
+            self._holding.refused(session, rows[0], reason, for_size=for_size)
         self._start_over(session, outlet)
         if not refused:
             raise KafkaFault(f"Kafka: {reason}", "broker", "_FATAL")
@@ -300,14 +300,18 @@ class Relay:
 
     def _next(self, session: LaneSession, track: Track) -> Turn:
         """The next turn; one that could not be sent is kept and comes again."""
-        turn = track.turn = track.turn or session.read(track.part, self._rows)
-        return turn
+        if track.turn is None:
+            began = time.monotonic()
+            track.turn = session.read(track.part, self._rows)
+            self._rest.looked(time.monotonic() - began)
+        return track.turn
 
     def _send(self, session: LaneSession, outlet: Outlet, track: Track, turn: Turn) -> None:
         track.turn = turn
         track.full_turns = track.full_turns + 1 if turn.full else 0
         if turn.rows:
             published, direct = self._holding.sift(session, outlet, turn.rows, away=self._away)
+            self._caution.kept_back(turn.rows, published)
             ticket = outlet.send(published) if published else None
             if not turn.full:
                 outlet.hurry()
