@@ -47,12 +47,16 @@ class Bell:
         if missing:
             self._taken += [bucket for (bucket,) in self._connection.execute(TAKE, (missing, _LOCK_CLASS))]
 
-    def asleep(self) -> bool:
-        """Tell writers that nobody is looking; True if they did not know yet, and one more look is due."""
-        taken, self._taken = self._taken, []
-        if taken:
-            self._connection.execute(GIVE, (_LOCK_CLASS, taken))
-        return bool(taken)
+    def asleep(self) -> None:
+        """Tell writers that nobody is looking; one more look is due then."""
+        if self._taken:
+            self._connection.execute(GIVE, (_LOCK_CLASS, self._taken))
+            self._taken = []
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether every writer finds the bell free."""
+        return not self._taken
 
     def wait(self, seconds: float) -> bool:
         """Wait until it rings, at most so long; whether it rang."""

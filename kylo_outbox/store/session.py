@@ -181,12 +181,16 @@ class LaneSession:
             with self._errors():
                 self._bell.awake()
 
-    def asleep(self) -> bool:
-        """Ask writers to ring from now on; True if one more look is due before waiting."""
-        if self._bell is None:
-            return False
-        with self._errors():
-            return self._bell.asleep()
+    def asleep(self) -> None:
+        """Ask writers to ring from now on; one more look is due before waiting."""
+        if self._bell is not None:
+            with self._errors():
+                self._bell.asleep()
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether every writer knows that it has to ring."""
+        return self._bell is not None and self._bell.sleeps
 
     def wait(self, seconds: float) -> bool:
         """Wait for the bell, at most so long; whether it rang."""

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 _SHORTEST, _LONGEST = 0.001, 0.1
 # Without a bell a commit is found by looking: a compromise between latency and an idle database.
 _LONGEST_UNRUNG = 0.02
-# Looking without pause is cheaper than so many notifications in a row.
+# Looking without pause is cheaper than so many notifications in a row, and than any where several commits come while
+# one look is made: PostgreSQL lets only one commit with a notification through at a time.
 _RINGS, _RING_WINDOW = 50, 0.1
+_AT_ONCE = 4
 _ASLEEP_AFTER = 0.01
 _POLL = 0.005
 # A look that takes long tells that others need the machine: so many times as long passes before the next one, which
@@ -22,13 +24,13 @@ _MAKE_WAY, _NOTHING, _MOST = 4, 0.001, 0.02
 
 
 class Rest:
-    """Adaptive looking: at once after work, then twice as long each time, until the bell or the longest pause."""
+    """Adaptive looking: at once after work, then twice as long each time; where the bell is heard, until it rings."""
 
     def __init__(self, interval: float | None) -> None:
         self._interval = interval
         self._not_before = self._make_way = 0.0
         self._wait = _SHORTEST
-        self._rings = 0
+        self._rings = self._found = 0
         self._window = 0.0
 
     def over(self) -> bool:
@@ -39,10 +41,11 @@ class Rest:
         """How long one look at the outbox took."""
         self._make_way = min(_MOST, _MAKE_WAY * max(0.0, seconds - _NOTHING))
 
-    def read(self, *, full: bool) -> None:
-        """Everything was looked at once; unless more is waiting, the next look may be due later."""
+    def read(self, found: int, *, full: bool) -> None:
+        """Everything was looked at once and so many rows found; unless more is waiting, the next look is due later."""
+        self._found = found
         if not full:
-            self._not_before = time.monotonic() + max(self._interval or 0.0, self._make_way)
+            self._not_before = time.monotonic() + max(self._interval or 0.0, self._make_way if found else 0.0)
 
     def after(self, session: LaneSession, outlet: Outlet, *, worked: int, in_flight: bool) -> float:
         """Wait as long as makes sense, served by Kafka's answers or the bell; seconds left to wait."""
@@ -53,23 +56,25 @@ class Rest:
         if self._interval is not None:
             return min(self._wait, _LONGEST)
         if (left := self._not_before - time.monotonic()) > 0:
-            self._wait = _SHORTEST
             return left
         if not session.rings:
             return self._wait
-        if self._wait > _ASLEEP_AFTER and session.asleep():
+        if self._found >= _AT_ONCE or self._rings >= _RINGS:
+            self._found = self._rings = 0
+            session.awake()
+        if session.sleeps:
+            # Every commit rings, but for one whose event was written before we fell asleep.
+            self._wait = _LONGEST
+        elif self._wait > _ASLEEP_AFTER:
             # A commit that saw us awake may be just behind the last look.
-            self._wait = _SHORTEST
+            session.asleep()
             return 0.0
         if session.wait(self._wait):
-            self._heard(session)
+            self._heard()
         return 0.0
 
-    def _heard(self, session: LaneSession) -> None:
-        self._wait = _SHORTEST
+    def _heard(self) -> None:
         now = time.monotonic()
         if now - self._window > _RING_WINDOW:
             self._window, self._rings = now, 0
         self._rings += 1
-        if self._rings >= _RINGS:
-            session.awake()

@@ -295,7 +295,7 @@ class Relay:
                 turn = self._next(session, side)
             self._send(session, outlet, side, turn)
             total, more = total + len(turn.rows), more or turn.full
-        self._rest.read(full=more)
+        self._rest.read(total, full=more)
         return total, more
 
     def _next(self, session: LaneSession, track: Track) -> Turn:
