@@ -1,8 +1,9 @@
 """The bell: how a relay that sleeps hears of a commit at once, and how writers know that it sleeps.
 
-A relay that is awake holds an advisory lock on each of the buckets (64 slots) that it serves; `kylo.emit` finds the
-lock taken and says nothing. While the relay sleeps the locks are free and emit sends a notification with the commit.
-So notifications, which PostgreSQL sends one commit at a time, are paid for only where nobody is looking anyway.
+A relay that sleeps holds an advisory lock on each of the buckets (64 slots) that it serves; `kylo.emit` finds the lock
+taken and sends a notification with the commit. While the relay is awake, and where no relay runs, the locks are free
+and emit says nothing. So notifications, which PostgreSQL sends one commit at a time, are paid for only where somebody
+waits for them.
 
 It is a hint and carries no work: a missed one costs the time until the next look.
 """
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from kylo_outbox.store.lanes import Slots
 
 _CHANNEL: Final = "kylo_outbox"
-_LOCK_CLASS: Final = 1802068090
+_LOCK_CLASS: Final = 1802068091
 _BUCKET: Final = 64
 
 TAKE = "select b from unnest(%s::integer[]) b where pg_try_advisory_lock(%s, b)"
@@ -41,22 +42,22 @@ class Bell:
         # Where transactions can be prepared nobody rings: PostgreSQL refuses to prepare one that has notified.
         self.works = not prepared
 
-    def awake(self) -> None:
-        """Tell writers that somebody is looking; a bucket in which a writer is busy keeps ringing."""
+    def asleep(self) -> None:
+        """Ask writers to ring; one more look is due then. A bucket in which one is busy is silent until asked again."""
         missing = [bucket for bucket in self._buckets if bucket not in self._taken]
         if missing:
             self._taken += [bucket for (bucket,) in self._connection.execute(TAKE, (missing, _LOCK_CLASS))]
 
-    def asleep(self) -> None:
-        """Tell writers that nobody is looking; one more look is due then."""
+    def awake(self) -> None:
+        """Tell writers that somebody is looking."""
         if self._taken:
             self._connection.execute(GIVE, (_LOCK_CLASS, self._taken))
             self._taken = []
 
     @property
     def sleeps(self) -> bool:
-        """Whether every writer finds the bell free."""
-        return not self._taken
+        """Whether every writer rings."""
+        return len(self._taken) == len(self._buckets)
 
     def wait(self, seconds: float) -> bool:
         """Wait until it rings, at most so long; whether it rang."""

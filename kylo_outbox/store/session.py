@@ -181,11 +181,12 @@ class LaneSession:
             with self._errors():
                 self._bell.awake()
 
-    def asleep(self) -> None:
-        """Ask writers to ring from now on; one more look is due before waiting."""
+    def asleep(self) -> bool:
+        """Ask writers to ring from now on; whether all will. One more look is due before waiting."""
         if self._bell is not None:
             with self._errors():
                 self._bell.asleep()
+        return self.sleeps
 
     @property
     def sleeps(self) -> bool:

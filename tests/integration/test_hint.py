@@ -21,7 +21,7 @@ from kylo_outbox.store.engine import connect
 from kylo_outbox.store.session import LaneSession
 from tests.helpers.broker import make_topic
 
-AWAKE = 1802068090
+ASLEEP = 1802068091
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,7 @@ def relay(database):
     """A connection that listens as a relay does."""
     with closing(connect(database, "relay", autocommit=True)) as connection:
         connection.execute("listen kylo_outbox")
+        fall_asleep(connection)
         yield connection
 
 
@@ -52,6 +53,12 @@ def writer(database):
     """A connection of a business transaction."""
     with closing(connect(database, "writer")) as connection:
         yield connection
+
+
+def fall_asleep(relay):
+    """Take the lock of every bucket; whether each was free."""
+    sql = "select pg_try_advisory_lock(%s, b) from generate_series(0, 15) b"
+    return all(taken for (taken,) in relay.execute(sql, (ASLEEP,)))
 
 
 def heard(relay):
@@ -93,16 +100,16 @@ def test_a_relay_that_sleeps_is_called_once_a_bucket_and_transaction(relay, writ
 
 
 def test_a_relay_that_is_awake_is_not_called(relay, writer):
-    """Its locks say that it finds the event by itself; the buckets it does not hold are called for."""
-    for number in range(16):
-        relay.execute("select pg_advisory_lock(%s, %s)", (AWAKE, number))
-    emit(writer, topic="t", key="k", type="T", payload={})
-    emit_many(writer, [event("a"), event("b")])
+    """Its locks are free: it finds the event by itself; the buckets that it still holds are called for."""
+    mine = bucket(writer, "k")
+    for number in set(range(16)) - {int(mine)}:
+        relay.execute("select pg_advisory_unlock(%s, %s)", (ASLEEP, number))
+    others = [event(key) for key in "abcdefgh" if bucket(writer, key) != mine]
+    emit_many(writer, others)
     writer.commit()
     assert heard(relay) == []
-    mine = bucket(writer, "k")
-    relay.execute("select pg_advisory_unlock(%s, %s)", (AWAKE, int(mine)))
     emit(writer, topic="t", key="k", type="T", payload={})
+    emit_many(writer, others)
     writer.commit()
     assert heard(relay) == [mine]
 
@@ -115,11 +122,12 @@ def test_what_is_rolled_back_calls_nobody(relay, writer):
     assert heard(relay) == []
 
 
-def test_an_open_transaction_does_not_keep_the_relay_from_waking(relay, writer):
-    """A writer that has called and goes on for long holds no lock that the relay wants."""
+def test_an_open_transaction_does_not_keep_the_relay_from_falling_asleep(relay, writer):
+    """A writer that found nobody asleep and goes on for long holds no lock that the relay wants."""
+    relay.execute("select pg_advisory_unlock_all()")
     emit(writer, topic="t", key="k", type="T", payload={})
-    taken = [relay.execute("select pg_try_advisory_lock(%s, %s)", (AWAKE, n)).fetchone() for n in range(16)]
-    assert taken == [(True,)] * 16
+    emit_many(writer, [event("a")])
+    assert fall_asleep(relay)
     writer.rollback()
 
 
@@ -130,6 +138,7 @@ def test_where_transactions_can_be_prepared_there_is_no_hint(control_db):
         closing(connect(control_db.dsn, "two phases", autocommit=True)) as writer,
     ):
         relay.execute("listen kylo_outbox")
+        assert fall_asleep(relay)
         writer.execute("begin")
         emit(writer, topic="t", key="k", type="T", payload={})
         emit_many(writer, [event("a")])

@@ -20,7 +20,7 @@ _ASLEEP_AFTER = 0.01
 _POLL = 0.005
 # A look that takes long tells that others need the machine: so many times as long passes before the next one, which
 # then finds more. What a look takes where nobody else is working costs no such rest.
-_MAKE_WAY, _NOTHING, _MOST = 4, 0.001, 0.02
+_MAKE_WAY, _NOTHING, _MOST = 8, 0.001, 0.02
 
 
 class Rest:
@@ -41,33 +41,33 @@ class Rest:
         """How long one look at the outbox took."""
         self._make_way = min(_MOST, _MAKE_WAY * max(0.0, seconds - _NOTHING))
 
-    def read(self, found: int, *, full: bool) -> None:
+    def read(self, session: LaneSession, found: int, *, full: bool) -> None:
         """Everything was looked at once and so many rows found; unless more is waiting, the next look is due later."""
         self._found = found
+        longest = _LONGEST if session.rings else _LONGEST_UNRUNG
+        self._wait = _SHORTEST if found else min(self._wait * 2, longest)
         if not full:
             self._not_before = time.monotonic() + max(self._interval or 0.0, self._make_way if found else 0.0)
 
-    def after(self, session: LaneSession, outlet: Outlet, *, worked: int, in_flight: bool) -> float:
+    def after(self, session: LaneSession, outlet: Outlet, *, in_flight: bool) -> float:
         """Wait as long as makes sense, served by Kafka's answers or the bell; seconds left to wait."""
-        self._wait = _SHORTEST if worked else min(self._wait * 2, _LONGEST if session.rings else _LONGEST_UNRUNG)
-        if in_flight:
-            outlet.poll(min(self._wait, _POLL))
-            return 0.0
-        if self._interval is not None:
-            return min(self._wait, _LONGEST)
-        if (left := self._not_before - time.monotonic()) > 0:
-            return left
-        if not session.rings:
-            return self._wait
         if self._found >= _AT_ONCE or self._rings >= _RINGS:
             self._found = self._rings = 0
             session.awake()
+        if in_flight:
+            outlet.poll(min(self._wait, _POLL))
+            return 0.0
+        if (left := self._not_before - time.monotonic()) > 0:
+            return min(left, _LONGEST)
+        if self._interval is not None:
+            return 0.0
+        if not session.rings:
+            return self._wait
         if session.sleeps:
             # Every commit rings, but for one whose event was written before we fell asleep.
             self._wait = _LONGEST
-        elif self._wait > _ASLEEP_AFTER:
+        elif self._wait > _ASLEEP_AFTER and session.asleep():
             # A commit that saw us awake may be just behind the last look.
-            session.asleep()
             return 0.0
         if session.wait(self._wait):
             self._heard()

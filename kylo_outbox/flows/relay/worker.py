@@ -117,7 +117,7 @@ class Relay:
         in_flight = self._oldest() is not None
         self.state.publishing = bool(in_flight or read or done)
         more = full and not self._fairness.waits and self._has_room(self._tracks[0])
-        pause = 0.0 if more else self._rest.after(session, outlet, worked=read + done, in_flight=in_flight)
+        pause = 0.0 if more else self._rest.after(session, outlet, in_flight=in_flight)
         return RelayTurn(leading=True, read=read, acknowledged=done, pause=pause)
 
     def step_down(self) -> None:
@@ -295,7 +295,7 @@ class Relay:
                 turn = self._next(session, side)
             self._send(session, outlet, side, turn)
             total, more = total + len(turn.rows), more or turn.full
-        self._rest.read(total, full=more)
+        self._rest.read(session, total, full=more)
         return total, more
 
     def _next(self, session: LaneSession, track: Track) -> Turn:
