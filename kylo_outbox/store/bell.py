@@ -65,11 +65,20 @@ class Bell:
             with selectors.DefaultSelector() as ready:
                 ready.register(self._connection.fileno(), selectors.EVENT_READ)
                 if ready.select(seconds):
-                    # An empty statement lets the client read what has come and call the handler.
-                    self._connection.execute("")
+                    self._listen()
         rung, self._rung = self._rung, False
         return rung
 
+    def _listen(self) -> None:
+        """Take what has come by itself; a statement would do that as well, for a round trip more."""
+        server = self._connection.pgconn
+        server.consume_input()
+        while notification := server.notifies():
+            self._heard(notification.extra.decode())
+
     def _ring(self, notification: psycopg.Notify) -> None:
-        if int(notification.payload or -1) in self._buckets:
+        self._heard(notification.payload)
+
+    def _heard(self, payload: str) -> None:
+        if int(payload or -1) in self._buckets:
             self._rung = True

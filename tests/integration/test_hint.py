@@ -14,6 +14,7 @@ from kylo_outbox.kafka.client import KafkaAddress
 from kylo_outbox.kafka.producer import Publisher
 from kylo_outbox.local import paths
 from kylo_outbox.local.postgres import LocalPostgres
+from kylo_outbox.model.errors import Transient
 from kylo_outbox.runtime.loop import Pulse, run
 from kylo_outbox.runtime.stop import Stop
 from kylo_outbox.store import fixtures
@@ -145,6 +146,19 @@ def test_where_transactions_can_be_prepared_there_is_no_hint(control_db):
         writer.execute("prepare transaction 'hinted'")
         writer.execute("commit prepared 'hinted'")
         assert heard(relay) == []
+
+
+def test_a_server_that_ends_the_connection_wakes_the_relay_with_that(database, writer):
+    """It does not sleep on: the wait says that the connection is gone."""
+    with closing(LaneSession(database, "test")) as session:
+        assert session.take(0, "test")
+        assert session.asleep()
+        writer.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name ~ 'relay test'")
+        writer.commit()
+        with pytest.raises(Transient, match="test"):
+            while not session.wait(60.0):
+                pass
+        assert session.broken
 
 
 def test_a_relay_that_would_look_in_a_minute_hears_of_a_commit_at_once(database, writer, kafka_server, monkeypatch):
