@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.soak.outcome import Wanted
 from tests.soak.plants import PLANTS
 from tests.soak.report import lines
-from tests.soak.run import Soak, Wanted
+from tests.soak.run import Soak
 from tests.soak.stage import Stage
 
 SHORT = Wanted(seed=1, seconds=30)

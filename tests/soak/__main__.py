@@ -13,9 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.soak.outcome import Outcome, Wanted
 from tests.soak.plants import PLANTS
 from tests.soak.report import lines
-from tests.soak.run import Outcome, Soak, Wanted
+from tests.soak.run import Soak
 from tests.soak.stage import Stage
 
 _KEPT = Path(".kylo") / "soak"

@@ -9,7 +9,7 @@ from tests.soak.verifier import KINDS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.soak.run import Outcome, Wanted
+    from tests.soak.outcome import Outcome, Wanted
 
 _EXAMPLES = 3
 
@@ -34,6 +34,7 @@ def lines(wanted: Wanted, outcome: Outcome) -> Iterator[str]:
         f"transactions: {outcome.rolled_back} rolled back, {outcome.interrupted} cut off; "
         f"dead letters: {outcome.released} cured and released, {outcome.discarded} given up"
     )
+    yield "seconds: " + ", ".join(f"{part} {seconds:.1f}" for part, seconds in outcome.parts.items())
     yield from _differences(outcome)
     yield ""
     yield _verdict(wanted, outcome)
