@@ -88,4 +88,5 @@ def _wrong(process: OwnProcess, seconds: float) -> str:
         process.signal(signal.SIGABRT)
         process.wait()
         return f"did not end within {END_SECONDS:g} s"
-    return f"ended with {code}" if code else ""
+    # Who is just being started (only then does the signal itself end it) has nothing in hand yet.
+    return f"ended with {code}" if code not in {0, -signal.SIGTERM} else ""

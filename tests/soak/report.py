@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 _EXAMPLES = 3
 
 
+def first_line(wanted: Wanted) -> str:
+    """What is run, and how to run the same again."""
+    more = [("--faults", wanted.faults), ("--events", wanted.events), ("--plant", wanted.plant)]
+    words = "".join(f" {name} {value}" for name, value in more if value)
+    again = f"python3 scripts/dev.py soak --seconds {wanted.seconds:g} --seed {wanted.seed}{words}"
+    planted = f", {wanted.plant} planted" if wanted.plant else ""
+    return f"seed {wanted.seed}{planted}; the same again: {again}"
+
+
 def lines(wanted: Wanted, outcome: Outcome) -> Iterator[str]:
     """The report; its last line is the verdict."""
     verdict = outcome.verdict
