@@ -57,6 +57,7 @@ def test_a_planted_mistake_is_found_within_a_minute(stage, name):
     outcome = soak(stage, Wanted(seed=1, seconds=plant.seconds, plant=name))
     assert outcome.verdict.found & plant.shows
     assert outcome.settled or "lost" not in plant.shows
-    assert outcome.broken == []
+    # A planted relay may be one that cannot end.
+    assert outcome.broken == [] or plant.where == "relay"
     # What is waited for is planned; a machine that is busy with others takes longer.
     assert outcome.seconds < 120

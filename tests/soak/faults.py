@@ -154,7 +154,8 @@ class Faults:
             self._mend_later(each.length, fault, victim, victim.start)
             return fault.kind
         if "inside" in each.kind:
-            stop_inside(self.stage.postgres.dsn(self.database), self.stage.doors["PostgreSQL"], victim)
+            if not stop_inside(self.stage.postgres.dsn(self.database), self.stage.doors["PostgreSQL"], victim):
+                fault.kind = "stop a projector"  # it was nowhere inside
         else:
             victim.stop()
         self._mend_later(each.length, fault, victim, victim.go_on)
