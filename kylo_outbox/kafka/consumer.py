@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, TopicPartition
 
 from kylo_outbox.kafka.client import KafkaAddress, KafkaFault, build, classify, client_config, guarded, raise_for
 from kylo_outbox.model.delivery import Delivery, from_record
+from kylo_outbox.model.errors import KyloError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 log = logging.getLogger(__name__)
 _ANSWER = 5.0
+# The client itself gives up to say goodbye after five.
+_LEAVE = 7.0
 
 
 def reading(address: KafkaAddress, group: str) -> dict[str, Any]:
@@ -135,8 +139,27 @@ class Subscription:
             guarded(self._consumer.resume, guarded(self._consumer.assignment))
 
     def close(self) -> None:
-        """Leave the group at once, so that others need not wait for the session to end."""
-        guarded(self._consumer.close)
+        """Leave the group at once, so that others need not wait for the session to end.
+
+        While a rebalance waits for a member that is busy, the coordinator answers nothing else to us, and the client
+        waits a minute for the answer to a commit. Nobody else does: after some seconds the client is left alone with
+        it, and the group notices by the end of the session.
+        """
+        failed: list[KyloError] = []
+
+        def leave() -> None:
+            try:
+                guarded(self._consumer.close)
+            except KyloError as error:
+                failed.append(error)
+
+        leaving = threading.Thread(target=leave, name="leave the group", daemon=True)
+        leaving.start()
+        leaving.join(_LEAVE)
+        if leaving.is_alive():
+            log.warning("the consumer group does not answer; it will notice by itself that this member is gone")
+        for error in failed:
+            raise error
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         if self._paused:

@@ -46,7 +46,7 @@ class Handle:
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.create_time) < _SAME_START_SECONDS
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+            return process if same and not _is_over(process) else None
         except (psutil.NoSuchProcess, psutil.AccessDenied):  # what we may not look at is not ours
             return None
 
@@ -56,6 +56,11 @@ class Handle:
         if child is not None and child.poll() is not None:
             del _children[self.pid]
         return self.process() is not None
+
+
+def _is_over(process: psutil.Process) -> bool:
+    """Whether a process is a zombie, all of it: its ports stay taken until the last of its threads is gone too."""
+    return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
 
 
 def start(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.soak.outcome import Wanted
 from tests.soak.plants import PLANTS
-from tests.soak.report import lines
-from tests.soak.run import Soak, Wanted
+from tests.soak.report import first_line, lines
+from tests.soak.run import Soak
 from tests.soak.stage import Stage
 
 SHORT = Wanted(seed=1, seconds=30)
@@ -14,8 +15,7 @@ SHORT = Wanted(seed=1, seconds=30)
 FULL = Wanted(seed=2, seconds=60, faults=250, events=150_000)
 IN_EVERY_RUN = {"no_position", "no_hold"}
 
-# Only with --full until ends of projectors that come late, which this has found, are understood.
-pytestmark = [pytest.mark.full, pytest.mark.alone, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,7 @@ def stage(module_folder):
 
 def soak(stage, wanted):
     """One run, told."""
+    print(first_line(wanted))
     outcome = Soak(stage, wanted).run()
     print(*lines(wanted, outcome), sep="\n")
     if not outcome.good:
@@ -56,5 +57,7 @@ def test_a_planted_mistake_is_found_within_a_minute(stage, name):
     outcome = soak(stage, Wanted(seed=1, seconds=plant.seconds, plant=name))
     assert outcome.verdict.found & plant.shows
     assert outcome.settled or "lost" not in plant.shows
-    # Half of that by itself; a machine that is busy with others takes longer.
-    assert outcome.seconds < 240
+    # A planted relay may be one that cannot end.
+    assert outcome.broken == [] or plant.where == "relay"
+    # What is waited for is planned; a machine that is busy with others takes longer.
+    assert outcome.seconds < 120

@@ -62,8 +62,8 @@ def delete_topic(bootstrap: str, name: str) -> None:
     future.result(60)
 
 
-def read_all(bootstrap: str, topic: str) -> list[Seen]:
-    """Every committed record of a topic as it is now, partition by partition."""
+def read_all(bootstrap: str, *topics: str) -> list[Seen]:
+    """Every committed record of topics as they are now, topic by topic and partition by partition."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -71,21 +71,29 @@ def read_all(bootstrap: str, topic: str) -> list[Seen]:
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
+            # Nobody is waited for: what is not there at the end is not read.
+            "fetch.wait.max.ms": 10,
         }
     )
     try:
-        found: list[Seen] = []
-        for number in consumer.list_topics(topic, 20).topics[topic].partitions:
-            consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING)])
-            while True:
-                message = consumer.poll(20)
-                assert message is not None, f"{topic}/{number} is silent after {len(found)} records"
-                error = message.error()
-                if error is not None and error.code() == KafkaError._PARTITION_EOF:
-                    break
-                assert error is None, error
-                found.append(_seen(message))
-        return found
+        places = [
+            (topic, number) for topic in topics for number in consumer.list_topics(topic, 20).topics[topic].partitions
+        ]
+        consumer.assign([TopicPartition(*place, OFFSET_BEGINNING) for place in places])
+        found: dict[tuple[str, int], list[Seen]] = {place: [] for place in places}
+        unread = set(places)
+        while unread:
+            message = consumer.poll(20)
+            assert message is not None, f"{unread} are silent after {sum(map(len, found.values()))} records"
+            error, place = message.error(), (message.topic(), message.partition() or 0)
+            if error is None:
+                # What arrives behind the end that was told is younger than the look.
+                if place in unread:
+                    found[place].append(_seen(message))
+            else:
+                assert error.code() == KafkaError._PARTITION_EOF, error
+                unread.discard(place)
+        return [record for records in found.values() for record in records]
     finally:
         consumer.close()
 

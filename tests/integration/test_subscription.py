@@ -6,12 +6,14 @@ import time
 from uuid import uuid4
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 
+from kylo_outbox.kafka.client import KafkaFault, guarded
 from kylo_outbox.kafka.consumer import Subscription
 from tests.helpers.broker import make_topic
 
-PARTITIONS = 4
+# Of two members that share them, both lose some to a third.
+PARTITIONS = 6
 
 
 @pytest.fixture
@@ -82,3 +84,37 @@ def test_a_partition_that_comes_while_paused_waits_with_the_others(kafka_server,
     assert [first.take(100, 0.1) for _ in range(10)] == [[]] * 10
     first.resume()
     assert set(until(lambda taken: len(taken) == len(new), first)) == new, "nothing was committed: they come again"
+
+
+def test_a_rebalance_that_waits_for_a_busy_member_holds_no_other_up_when_it_ends(kafka_server, join, topic, caplog):
+    """The answer to a commit lies behind that to the rebalance: nobody who ends waits a minute for it."""
+    first, busy = join(), join()
+    until(lambda _: len(busy.assigned) == len(first.assigned) == PARTITIONS // 2, first, busy)
+    write(kafka_server, topic)
+    place = TopicPartition(topic, min(number for _, number in first.assigned))
+    third = join()
+    # Nobody serves `busy`; the others rejoin, and the coordinator is silent to them until it does too.
+    taken = first.take(100, 5.0)
+    end = time.monotonic() + 60
+    while answers(first, place):
+        assert time.monotonic() < end
+        taken += first.take(100, 0.05)
+        third.take(100, 0.05)
+    assert taken
+    first.commit(taken)
+    begun = time.monotonic()
+    first.close()
+    assert time.monotonic() - begun < 20
+    assert "does not answer" in caplog.text
+    busy.close()
+
+
+def answers(member, place):
+    """Whether the coordinator answers a member within a second."""
+    try:
+        guarded(member._consumer.committed, [place], 1.0)
+    except KafkaFault as silent:
+        if silent.code == "_TIMED_OUT":
+            return False
+        raise
+    return True

@@ -13,9 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.soak.outcome import Outcome, Wanted
 from tests.soak.plants import PLANTS
-from tests.soak.report import lines
-from tests.soak.run import Outcome, Soak, Wanted
+from tests.soak.report import first_line, lines
+from tests.soak.run import Soak
 from tests.soak.stage import Stage
 
 _KEPT = Path(".kylo") / "soak"
@@ -26,8 +27,7 @@ def main() -> int:
     wanted = _wanted()
     # Asked to end, it ends what it has started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    say = f"seed {wanted.seed}" + (f", {wanted.plant} planted" if wanted.plant else "")
-    print(f"{say}; the same again: {_again(wanted)}", flush=True)
+    print(first_line(wanted), flush=True)
     # Not below /root or another closed folder: PostgreSQL may have to run as an account of its own.
     folder = Path(tempfile.mkdtemp(prefix="kylo-outbox-soak-"))
     folder.chmod(0o711)
@@ -54,12 +54,6 @@ def _wanted() -> Wanted:
     words = parser.parse_args()
     seed = random.randrange(1, 1_000_000) if words.seed is None else words.seed
     return Wanted(seed, words.seconds, words.faults, words.events, words.plant)
-
-
-def _again(wanted: Wanted) -> str:
-    more = [("--faults", wanted.faults), ("--events", wanted.events), ("--plant", wanted.plant)]
-    words = "".join(f" {name} {value}" for name, value in more if value)
-    return f"python3 scripts/dev.py soak --seconds {wanted.seconds:g} --seed {wanted.seed}{words}"
 
 
 def _keep_logs(folder: Path, wanted: Wanted) -> None:

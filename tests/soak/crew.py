@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CLASSES = [f"tests.soak.projectors:{name}" for name in ("Ledger", "Journal", "Balances")]
+# Whatever is in hand when the word comes is done long before.
+END_SECONDS = 30.0
 _HOLDERS = "select holder from kylo.lanes where parent is null and holder is not null"
 
 
@@ -34,7 +37,8 @@ class Crew:
     def __init__(
         self, folder: Path, settings: dict[str, str], run: str, dsn: str, *, relay: str = "", projector: str = ""
     ) -> None:
-        settings = settings | {RUN: run}
+        # With the fault handler a process that gets SIGABRT tells in its log what its threads are doing.
+        settings = settings | {RUN: run, "PYTHONFAULTHANDLER": "1"}
         words = ["project", *_CLASSES, "--wait"]
         self.relays = [RelayProcess(folder / f"relay-{n}.log", settings, relay) for n in range(2)]
         self.projectors = [OwnProcess(folder / f"projectors-{n}.log", settings, words, projector) for n in range(3)]
@@ -63,14 +67,26 @@ class Crew:
         return [process.log_file.name for process in self.all if not process.runs]
 
     def end(self) -> list[str]:
-        """SIGTERM to all; the names of those that did not end well."""
+        """SIGTERM to all; what did not end well. Who is late tells in its log where each of its threads stood."""
         for process in self.all:
             process.signal(signal.SIGTERM)
-        until = time.monotonic() + 60
-        return [p.log_file.name for p in self.all if p.wait(max(1.0, until - time.monotonic())) != 0]
+        until = time.monotonic() + END_SECONDS
+        return [f"{p.log_file.name} {wrong}" for p in self.all if (wrong := _wrong(p, until - time.monotonic()))]
 
     def close(self) -> None:
         """Kill whatever is left."""
         for process in self.all:
             process.kill()
         self._look.close()
+
+
+def _wrong(process: OwnProcess, seconds: float) -> str:
+    """What is wrong with the end of a process that was asked for it; nothing if it ended well."""
+    try:
+        code = process.wait(max(0.1, seconds))
+    except subprocess.TimeoutExpired:
+        process.signal(signal.SIGABRT)
+        process.wait()
+        return f"did not end within {END_SECONDS:g} s"
+    # Who is just being started (only then does the signal itself end it) has nothing in hand yet.
+    return f"ended with {code}" if code not in {0, -signal.SIGTERM} else ""

@@ -48,6 +48,8 @@ _LENGTHS = {
     "kill a projector": (0.0, 1.0),
     "stop a projector": (0.5, 9.0),
     "stop a projector inside its transaction": (7.0, 10.0),
+    # Until its group has noticed, others have its partitions, and they have applied what it had in hand.
+    "stop a projector inside its transaction for long": (12.0, 14.0),
     "kill PostgreSQL": (0.0, 0.5),
     "kill Kafka": (0.0, 1.0),
     "slow PostgreSQL": (1.0, 3.0),
@@ -152,7 +154,8 @@ class Faults:
             self._mend_later(each.length, fault, victim, victim.start)
             return fault.kind
         if "inside" in each.kind:
-            stop_inside(self.stage.postgres.dsn(self.database), self.stage.doors["PostgreSQL"], victim)
+            if not stop_inside(self.stage.postgres.dsn(self.database), self.stage.doors["PostgreSQL"], victim):
+                fault.kind = "stop a projector"  # it was nowhere inside
         else:
             victim.stop()
         self._mend_later(each.length, fault, victim, victim.go_on)

@@ -9,9 +9,18 @@ from tests.soak.verifier import KINDS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.soak.run import Outcome, Wanted
+    from tests.soak.outcome import Outcome, Wanted
 
 _EXAMPLES = 3
+
+
+def first_line(wanted: Wanted) -> str:
+    """What is run, and how to run the same again."""
+    more = [("--faults", wanted.faults), ("--events", wanted.events), ("--plant", wanted.plant)]
+    words = "".join(f" {name} {value}" for name, value in more if value)
+    again = f"python3 scripts/dev.py soak --seconds {wanted.seconds:g} --seed {wanted.seed}{words}"
+    planted = f", {wanted.plant} planted" if wanted.plant else ""
+    return f"seed {wanted.seed}{planted}; the same again: {again}"
 
 
 def lines(wanted: Wanted, outcome: Outcome) -> Iterator[str]:
@@ -34,6 +43,7 @@ def lines(wanted: Wanted, outcome: Outcome) -> Iterator[str]:
         f"transactions: {outcome.rolled_back} rolled back, {outcome.interrupted} cut off; "
         f"dead letters: {outcome.released} cured and released, {outcome.discarded} given up"
     )
+    yield "seconds: " + ", ".join(f"{part} {seconds:.1f}" for part, seconds in outcome.parts.items())
     yield from _differences(outcome)
     yield ""
     yield _verdict(wanted, outcome)

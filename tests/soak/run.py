@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -21,10 +20,11 @@ from tests.soak import projectors
 from tests.soak.crew import Crew
 from tests.soak.faults import Fault, Faults, plan
 from tests.soak.load import LIMIT, SOME_LARGE, TABLE, Load
+from tests.soak.outcome import Outcome, Parts, Wanted
 from tests.soak.people import People
 from tests.soak.plants import PLANTS
-from tests.soak.recovery import Recovery, recoveries
-from tests.soak.verifier import Verdict, judge
+from tests.soak.recovery import recoveries
+from tests.soak.verifier import judge
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,48 +48,6 @@ select coalesce(sum(case topic when %s then 2 else 1 end), 0) from kylo.outbox_l
 """
 
 
-@dataclass
-class Wanted:
-    """What a run is asked for: it goes on until all of the figures are reached."""
-
-    seed: int
-    seconds: float = 0.0
-    faults: int = 0
-    events: int = 0
-    plant: str = ""
-
-
-@dataclass
-class Outcome:
-    """What came of it."""
-
-    verdict: Verdict
-    faults: list[Fault]
-    recoveries: list[Recovery]
-    committed: int
-    rolled_back: int
-    interrupted: int
-    released: int
-    discarded: int
-    # Writers, people or processes that failed by themselves.
-    broken: list[str] = field(default_factory=list)
-    # Seconds from the first fault to the verdict, and those of them under fire.
-    seconds: float = 0.0
-    under_fire: float = 0.0
-    # Whether all was done, or nothing moved any more: only then is what is missing lost.
-    settled: bool = True
-
-    @property
-    def repeats(self) -> int:
-        """Repeats that projectors have met and absorbed."""
-        return sum(self.verdict.absorbed.values())
-
-    @property
-    def good(self) -> bool:
-        """Whether every promise was kept and something was proved: without repeats nothing was."""
-        return not self.verdict.found and not self.broken and self.repeats > 0
-
-
 class Soak:
     """A run on a stage that is there."""
 
@@ -100,34 +58,37 @@ class Soak:
 
     def run(self) -> Outcome:
         """All of it; everything that was started for it is gone afterwards."""
+        parts = Parts()
         with ExitStack() as stack:
-            database = stack.enter_context(self._stage.database())
-            dsn = self._stage.postgres.dsn(database)
-            large = PLANTS[self._wanted.plant].large if self._wanted.plant else SOME_LARGE
-            load = Load(self._stage.front_dsn(database), self._topics, seed=self._wanted.seed, large=large)
-            self._prepare(dsn, load)
-            crew = self._crew(database)
-            stack.callback(crew.close)
-            crew.start()
-            people = People(dsn, self._run)
-            stack.callback(people.stop)
-            stack.callback(load.stop)
-            look = Look(dsn)
-            stack.callback(look.close)
-            wait_until(lambda: look.ask(_FLOWING) == [(3,)], _BEGIN_SECONDS, "all projectors apply something")
+            with parts.part("begin"):
+                database = stack.enter_context(self._stage.database())
+                dsn = self._stage.postgres.dsn(database)
+                large = PLANTS[self._wanted.plant].large if self._wanted.plant else SOME_LARGE
+                load = Load(self._stage.front_dsn(database), self._topics, seed=self._wanted.seed, large=large)
+                self._prepare(dsn, load)
+                crew = self._crew(database)
+                stack.callback(crew.close)
+                crew.start()
+                people = People(dsn, self._run)
+                stack.callback(people.stop)
+                stack.callback(load.stop)
+                look = Look(dsn)
+                stack.callback(look.close)
+                wait_until(lambda: look.ask(_FLOWING) == [(3,)], _BEGIN_SECONDS, "all projectors apply something")
             people.start()
             load.start()
-            begun = time.monotonic()
-            faults, fired = self._fire(crew, database, load)
-            load.stop()
-            settled = self._settle(look)
-            people.stop()
+            with parts.part("fire"):
+                faults = self._fire(crew, database, load)
+            with parts.part("settle"):
+                load.stop()
+                settled = self._settle(look)
+                people.stop()
             broken = [f"writer or people: {failed!r}" for failed in (*load.failed, *people.failed)]
-            broken += [f"{name} ended by itself" for name in crew.died()] or [
-                f"{name} did not end well" for name in crew.end()
-            ]
-            outcome = self._outcome(dsn, load, faults, people, broken, begun, fired)
-            outcome.settled = settled
+            with parts.part("end"):
+                broken += [f"{name} ended by itself" for name in crew.died()] or crew.end()
+            with parts.part("judge"):
+                outcome = self._outcome(dsn, load, faults, people)
+            outcome.broken, outcome.settled, outcome.parts = broken, settled, parts.seconds
             return outcome
 
     def _prepare(self, dsn: str, load: Load) -> None:
@@ -172,7 +133,7 @@ class Soak:
         folder.mkdir()
         return folder
 
-    def _fire(self, crew: Crew, database: str, load: Load) -> tuple[list[Fault], float]:
+    def _fire(self, crew: Crew, database: str, load: Load) -> list[Fault]:
         wanted, begun = self._wanted, time.monotonic()
 
         def enough(count: int) -> bool:
@@ -185,7 +146,7 @@ class Soak:
             faults.run(plan(wanted.seed, PLANTS[wanted.plant].mix if wanted.plant else None), enough)
         finally:
             faults.mend_all()
-        return faults.done, time.monotonic() - begun
+        return faults.done
 
     def _settle(self, look: Look) -> bool:
         """Wait until all is done, or nothing moves any more; False if that did not come."""
@@ -205,16 +166,7 @@ class Soak:
                 state, since = now, time.monotonic()
         return True
 
-    def _outcome(
-        self,
-        dsn: str,
-        load: Load,
-        faults: list[Fault],
-        people: People,
-        broken: list[str],
-        begun: float,
-        fired: float,
-    ) -> Outcome:
+    def _outcome(self, dsn: str, load: Load, faults: list[Fault], people: People) -> Outcome:
         verdict, log = judge(dsn, self._stage.kafka.bootstrap, load, self._topics)
         return Outcome(
             verdict,
@@ -225,7 +177,4 @@ class Soak:
             interrupted=load.interrupted,
             released=people.released,
             discarded=people.discarded,
-            broken=broken,
-            seconds=time.monotonic() - begun,
-            under_fire=fired,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from kylo_outbox.local import processes
+from kylo_outbox.local import paths, processes
 from kylo_outbox.local.processes import Handle
 from kylo_outbox.model.errors import Unreachable
 
@@ -25,6 +25,18 @@ import subprocess, sys, time
 child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])
 print(child.pid, flush=True)
 time.sleep(60)
+""",
+]
+# The first thread ends alone: the process looks like a zombie, and its other thread still listens.
+HEADLESS = [
+    sys.executable,
+    "-c",
+    """
+import ctypes, socket, threading, time
+listener = socket.create_server(("127.0.0.1", 0))
+threading.Thread(target=time.sleep, args=(60,)).start()
+print(listener.getsockname()[1], flush=True)
+ctypes.CDLL(None).pthread_exit(None)
 """,
 ]
 
@@ -77,6 +89,22 @@ def test_kill_takes_the_children_along(log_file):
     processes.kill(handle)
     assert not handle.alive()
     assert not child.alive()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only here does a process look dead before its last thread")
+def test_a_process_is_gone_when_the_last_of_its_threads_is(log_file):
+    """A killed server frees its port with its last thread: until then it counts as running."""
+    handle = processes.start(HEADLESS, log_file=log_file)
+    port = int(spoken(log_file))
+    zombie = psutil.Process(handle.pid)
+    processes.await_ready(
+        lambda: zombie.status() == psutil.STATUS_ZOMBIE, part="headless", handle=None, log_file=log_file, timeout=20
+    )
+    assert not paths.is_free(port)
+    assert handle.alive()
+    processes.kill(handle)
+    assert not handle.alive()
+    assert paths.is_free(port)
 
 
 def test_reused_pid_is_not_touched():
