@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, TopicPartition
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 _ANSWER = 5.0
 # The client itself gives up to say goodbye after five.
 _LEAVE = 7.0
+# A commit is a record that the broker appends and a round trip of the client: too much for each handful of events.
+_COMMIT_EVERY = 0.1
 
 
 def reading(address: KafkaAddress, group: str) -> dict[str, Any]:
@@ -64,6 +67,8 @@ class Subscription:
         self._taken: list[Delivery] = []
         self._lost: list[tuple[str, int, int, int]] = []
         self._paused = False
+        self._settled: dict[tuple[str, int | None], int | None] = {}
+        self._told = 0.0
         self._consumer.subscribe(
             list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
@@ -83,10 +88,14 @@ class Subscription:
         first = guarded(self._consumer.poll, 0 if self._taken else seconds)
         if first is not None:
             more = guarded(self._consumer.consume, limit - 1, 0) if limit > 1 and first.error() is None else []
-            self._taken += [_delivery(message) for message in (first, *more) if self._is_record(message)]
+            self._taken += [
+                _delivery(message) for message in (first, *more) if message.error() is None or self._is_record(message)
+            ]
         # What was taken is kept until the look for gaps has had its answer.
         self._look_for_gaps()
         taken, self._taken = self._taken, []
+        if not taken:
+            self._send_offsets()
         return taken
 
     def lost(self) -> list[tuple[str, int, int, int]]:
@@ -97,9 +106,8 @@ class Subscription:
     def _look_for_gaps(self) -> None:
         """Compare each first offset with the one that was to come: the committed one after an assignment."""
         upcoming = self._next
-        for delivery in self._taken:
-            place = (delivery.event.topic, delivery.partition or 0)
-            offset = delivery.offset or 0
+        for event, _, _, number, at in self._taken:
+            place, offset = (event.topic, number or 0), at or 0
             if upcoming.get(place) == offset:
                 upcoming[place] = offset + 1
                 continue
@@ -115,12 +123,23 @@ class Subscription:
             self._next[place] = max(offset + 1, expected)
 
     def commit(self, deliveries: Sequence[Delivery]) -> None:
-        """Commit the offsets behind `deliveries` without waiting for the answer."""
+        """Commit the offsets behind `deliveries`, at most ten times a second, without waiting for the answer.
+
+        What is left over follows as soon as nothing more comes, when a partition goes, and with `close`.
+        """
         # The last one of a partition counts: one that is too low costs repeats and nothing else.
-        last = {(delivery.event.topic, delivery.partition): delivery.offset for delivery in deliveries}
+        self._settled.update({(event.topic, number): offset for event, _, _, number, offset in deliveries})
+        if time.monotonic() - self._told >= _COMMIT_EVERY:
+            self._send_offsets()
+
+    def _send_offsets(self) -> None:
+        if not self._settled:
+            return
+        settled, self._settled = self._settled, {}
+        self._told = time.monotonic()
         offsets = [
             TopicPartition(topic, number, offset + 1)
-            for (topic, number), offset in last.items()
+            for (topic, number), offset in settled.items()
             if number is not None and offset is not None and (topic, number) in self._assigned
         ]
         if offsets:
@@ -149,7 +168,10 @@ class Subscription:
 
         def leave() -> None:
             try:
-                guarded(self._consumer.close)
+                try:
+                    self._send_offsets()
+                finally:
+                    guarded(self._consumer.close)
             except KyloError as error:
                 failed.append(error)
 
@@ -171,6 +193,7 @@ class Subscription:
             self._next.pop(place, None)
 
     def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        self._send_offsets()
         # The client remembers the pause beyond the membership: should they come back, nobody would wake them again.
         if self._paused:
             consumer.resume(partitions)

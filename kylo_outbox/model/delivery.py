@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from kylo_outbox.model.events import HEADER, Event, Origin, read_origin
@@ -73,16 +74,27 @@ def from_record(
             own = read_origin(content)
         else:
             others[name] = (content or b"").decode("utf-8", "backslashreplace")
-    text = (key or b"").decode("utf-8", "backslashreplace")
     if own is None:
+        text = _text(key or b"")
         event = Event.received(topic, text, others.get("ce_type", ""), others, None, value or b"", None, at)
         return Delivery(event, ("", topic, f"@{partition}"), (0, offset), partition, offset)
     store_id, generation, outbox_id, event_id, kind = own
-    if "\x00" in text:
-        event = Event.received(topic, text, kind, others, event_id, value or b"", None, at)
+    place = _place_of(store_id, topic, key or b"")
+    if "\x00" in place[2]:
+        event = Event.received(topic, place[2], kind, others, event_id, value or b"", None, at)
         return Delivery(event, ("", topic, f"@{partition}"), (0, offset), partition, offset)
-    event = Event.received(topic, text, kind, others, event_id, value or b"", outbox_id, at)
-    return Delivery(event, (store_id, topic, text), (generation, outbox_id), partition, offset)
+    event = Event.received(place[1], place[2], kind, others, event_id, value or b"", outbox_id, at)
+    return Delivery(event, place, (generation, outbox_id), partition, offset)
+
+
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "backslashreplace")
+
+
+@lru_cache(maxsize=8192)
+def _place_of(store_id: str, topic: str, key: bytes) -> PositionKey:
+    # One object for all records of a key: dictionaries find it by identity, and its texts are hashed once.
+    return store_id, topic, _text(key)
 
 
 def from_outbox(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,6 +40,11 @@ _AGAIN = (
 )
 
 
+# How long a connection that worked is taken to work; seconds.
+_BELIEVED: Final = 0.5
+_RESTS: Final = "kylo_rests_since"
+
+
 class Database:
     """One PostgreSQL database: a small pool, transactions, and its name for people.
 
@@ -54,9 +60,10 @@ class Database:
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=5,
-            pool_pre_ping=True,
             hide_parameters=True,
         )
+        sa.event.listen(self._engine, "checkin", _rests)
+        sa.event.listen(self._engine, "checkout", _still_there)
 
     @contextmanager
     def begin(self) -> Iterator[sa.Connection]:
@@ -86,6 +93,25 @@ class Database:
 
     def __repr__(self) -> str:
         return f"Database({self.name}: {shown(self.dsn)})"
+
+
+def _rests(_connection: Any, record: Any) -> None:
+    record.info[_RESTS] = time.monotonic()
+
+
+def _still_there(connection: Any, record: Any, _proxy: Any) -> None:
+    """Ask a connection that has rested whether the server is still there; the pool opens another one if not.
+
+    Asked each time it would be a round trip of every transaction. One that breaks between two transactions in quick
+    succession costs what one costs that breaks within: `Transient`.
+    """
+    if time.monotonic() - record.info.get(_RESTS, time.monotonic()) < _BELIEVED:
+        return
+    try:
+        connection.execute("select 1")
+        connection.rollback()
+    except psycopg.Error as gone:
+        raise sa_exc.InvalidatePoolError from gone
 
 
 def psycopg_of(connection: sa.Connection) -> psycopg.Connection[Any]:

@@ -13,15 +13,17 @@ events are all accounted for: applied = taken - open and discarded dead letters 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kylo_outbox.model.delivery import NOWHERE, Delivery, PositionAt, PositionKey
 from kylo_outbox.store.keyholds import HELD, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     import psycopg
+
+    from kylo_outbox.model.delivery import Delivery, PositionAt, PositionKey
 
 # Keys in one order everywhere, so that two transactions never wait for each other crosswise.
 MAKE = """
@@ -53,6 +55,8 @@ update kylo.positions p
             duplicates bigint)
  where p.projector = %s and p.store_id = m.store_id and p.topic = m.topic and p.key = m.key
 """
+_COLUMNS = ("store_id", "topic", "key", "generation", "outbox_id", "applied", "digest", "duplicates")
+_UNMOVED = (-1, -1, 0, 0, 0)
 HOLDS = "select exists (select from kylo.holds where projector = %s and kind = 'dead')"
 
 
@@ -74,47 +78,68 @@ def split(tx: psycopg.Connection[Any], projector: str, deliveries: Sequence[Deli
 
     A repeat inside `deliveries` itself counts as seen.
     """
-    keys = listed({delivery.position_key for delivery in deliveries})
-    held_keys: set[PositionKey] = set()
-    with tx.pipeline():
-        tx.execute(MAKE, (projector, keys, projector))
-        locked = tx.execute(LOCK, (keys, projector))
-        # A statement of its own: it must see what was committed while the one before waited for its locks. Whoever
-        # begins a hold has the position of its event locked, so none of these keys gets one after that.
-        holding = tx.execute(HOLDS, (projector,))
-        rows, [holds] = locked.fetchall(), holding.fetchone() or (False,)
-    if holds:
-        behind = listed({key for delivery in deliveries if (key := delivery.hold_key)})
-        held_keys = set(tx.execute(HELD, (behind, projector, "dead")).fetchall())
-    at: dict[PositionKey, PositionAt] = {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
+    keys = {delivery.position_key for delivery in deliveries}
+    at, holds = _lock(tx, projector, keys)
     fresh, held, seen = found = Split([], [], [])
+    if not holds:
+        # Nearly always: no call for a record.
+        for delivery in deliveries:
+            _, key, position, _, _ = delivery
+            if position > at[key]:
+                at[key] = position
+                fresh.append(delivery)
+            else:
+                seen.append(delivery)
+        return found
+    behind = listed({waits for delivery in deliveries if (waits := delivery.hold_key)})
+    held_keys = set(tx.execute(HELD, (behind, projector, "dead")).fetchall())
     for delivery in deliveries:
         key, position = delivery.position_key, delivery.position
-        if position <= at.get(key, NOWHERE):
+        if position <= at[key]:
             seen.append(delivery)
             continue
         at[key] = position
-        (held if held_keys and delivery.hold_key in held_keys else fresh).append(delivery)
+        (held if delivery.hold_key in held_keys else fresh).append(delivery)
     return found
+
+
+def _lock(
+    tx: psycopg.Connection[Any], projector: str, keys: Collection[PositionKey]
+) -> tuple[dict[PositionKey, PositionAt], bool]:
+    """The locked positions of all keys, and whether anything waits behind a dead letter.
+
+    Nearly always every position exists, and this is one round trip together with the transaction's beginning.
+    """
+    at: dict[PositionKey, PositionAt] = {}
+    asked = listed(keys)
+    for make in (False, True):
+        with tx.pipeline():
+            if make:
+                tx.execute(MAKE, (projector, asked, projector))
+            locked = tx.execute(LOCK, (asked, projector))
+            # A statement of its own: it must see what was committed while the one before waited for its locks. Whoever
+            # begins a hold has the position of its event locked, so none of these keys gets one after that.
+            holding = tx.execute(HOLDS, (projector,))
+            rows, [holds] = locked.fetchall(), holding.fetchone() or (False,)
+        at = {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
+        if len(at) == len(keys):
+            break
+    return at, holds
 
 
 def move(tx: psycopg.Connection[Any], projector: str, taken: Iterable[Delivery], seen: Iterable[Delivery] = ()) -> None:
     """Write the positions behind `taken`, with how many, the sum of their ids, and the repeats absorbed."""
-    moves: dict[PositionKey, list[int]] = {}
-    for delivery in taken:
-        key, (generation, number) = delivery.position_key, delivery.position
-        entry = moves.get(key)
-        if entry is None:
-            moves[key] = [generation, number, 1, number, 0]
-            continue
-        if (generation, number) > (entry[0], entry[1]):  # noqa: PLR1730 - a call costs more than the rest of it
-            entry[0], entry[1] = generation, number
-        entry[2] += 1
-        entry[3] += number
-    for delivery in seen:
-        moves.setdefault(delivery.position_key, [-1, -1, 0, 0, 0])[4] += 1
-    if not moves:
-        return
-    columns = ("store_id", "topic", "key", "generation", "outbox_id", "applied", "digest", "duplicates")
-    rows = [dict(zip(columns, (*key, *figures), strict=True)) for key, figures in moves.items()]
-    tx.execute(MOVE, (json.dumps(rows), projector))
+    positions: dict[PositionKey, list[PositionAt]] = {}
+    for _, key, position, _, _ in taken:
+        if key in positions:
+            positions[key].append(position)
+        else:
+            positions[key] = [position]
+    moves = {
+        key: (*max(passed), len(passed), sum([number for _, number in passed]), 0) for key, passed in positions.items()
+    }
+    for key, repeats in Counter(delivery.position_key for delivery in seen).items():
+        moves[key] = (*moves.get(key, _UNMOVED)[:4], repeats)
+    if moves:
+        rows = [dict(zip(_COLUMNS, (*key, *figures), strict=True)) for key, figures in moves.items()]
+        tx.execute(MOVE, (json.dumps(rows), projector))

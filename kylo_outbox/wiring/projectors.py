@@ -18,6 +18,7 @@ from kylo_outbox.kafka.lag import Lag
 from kylo_outbox.model import topics as declared
 from kylo_outbox.model.errors import Misconfigured
 from kylo_outbox.model.projector import Projector
+from kylo_outbox.runtime import collector
 from kylo_outbox.runtime.schedule import Schedule
 from kylo_outbox.store import intake, notices
 from kylo_outbox.store.deliveries import stored_delivery
@@ -163,6 +164,7 @@ class ProjectorProcess:
             job = partial(verifier(self._parts, others, stop.is_set).run_job, every, effects_only=True)
             schedule.every(every, "verify effects", job, at_once=False)
         schedule.start()
+        collector.settle()
         stop.wait()
         schedule.stop()
         heart.stop()

@@ -82,7 +82,7 @@ def test_a_position_in_a_transaction_of_its_own_would_lose_or_double(control_db,
                     tx.commit()  # the effect is a transaction of its own now
                 return result
 
-            yield SimpleNamespace(execute=committing, pipeline=tx.pipeline)
+            yield SimpleNamespace(execute=committing, pipeline=tx.pipeline, commit=tx.commit)
 
     projection._database_of = lambda _delivery: SimpleNamespace(transaction=split_in_two)
     projection.projector.fail_after_effect = Transient("killed between effect and position")

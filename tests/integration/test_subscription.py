@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 
+from kylo_outbox.kafka import consumer
 from kylo_outbox.kafka.client import KafkaFault, guarded
 from kylo_outbox.kafka.consumer import Subscription
 from tests.helpers.broker import make_topic
+
+if TYPE_CHECKING:
+    from kylo_outbox.model.delivery import Delivery
 
 # Of two members that share them, both lose some to a third.
 PARTITIONS = 6
@@ -27,8 +32,8 @@ def join(address, topic):
     """Members of one group; whoever is left leaves in the end."""
     group, members = f"g-{uuid4().hex[:8]}", []
 
-    def member():
-        made = Subscription(address, group, [topic])
+    def member(named=group):
+        made = Subscription(address, named, [topic])
         members.append(made)
         return made
 
@@ -118,3 +123,31 @@ def answers(member, place):
             return False
         raise
     return True
+
+
+@pytest.mark.parametrize("ending", ["take", "close"])
+def test_offsets_are_told_seldom_and_never_forgotten(kafka_server, join, topic, monkeypatch, ending):
+    """A commit a batch would cost the broker a record each; what was not told yet follows when it is quiet, or over."""
+    monkeypatch.setattr(consumer, "_COMMIT_EVERY", 600.0)
+    group = f"g-{uuid4().hex[:8]}"
+    only = join(group)
+    until(lambda _: len(only.assigned) == PARTITIONS, only)
+    write(kafka_server, topic)
+    taken: list[Delivery] = []
+    while len(taken) < PARTITIONS:
+        taken += only.take(100, 1.0)
+    only.commit(taken[:1])
+    only.commit(taken[1:])
+    look = Consumer({"bootstrap.servers": kafka_server.bootstrap, "group.id": group})
+
+    def told():
+        places = look.committed([TopicPartition(topic, number) for number in range(PARTITIONS)], 10)
+        return sum(place.offset == 1 for place in places)
+
+    assert told() <= 1
+    if ending == "take":
+        until(lambda _: told() == PARTITIONS, only)
+    else:
+        only.close()
+        assert told() == PARTITIONS
+    look.close()

@@ -31,6 +31,7 @@ class Deaths:
         self._known: set[Place] = set()
         self._ours: set[Place] = set()
         self._suspect: dict[Place, Mark] = {}
+        self._all_known = False
 
     def begin(self, deliveries: Sequence[Delivery], assigned: Collection[Place]) -> int:
         """How many of `deliveries` may be worked on together; whatever must be written down before is.
@@ -39,9 +40,14 @@ class Deaths:
             0 if the first of them has killed too often.
         """
         self._known.intersection_update(assigned)
+        self._all_known = not self._suspect and not self._ours and self._known.issuperset(assigned) and bool(assigned)
+        if self._all_known:
+            return len(deliveries)
         new = _places(deliveries) - self._known
         if not new and not self._suspect:
             return len(deliveries)
+        if (settled_before := self._known_first(deliveries)) >= _FIRST:
+            return settled_before  # a backlog comes partition by partition: a new one does not slow down the others
         self._learn(new)
         portion = self._portion(deliveries[:_FIRST])
         first = _place(portion[0])
@@ -58,7 +64,7 @@ class Deaths:
     def done(self, deliveries: Sequence[Delivery]) -> None:
         """They are settled: what was written down before them is removed."""
         over: set[Place] = set()
-        if not _places(deliveries) - self._known:
+        if self._all_known or not _places(deliveries) - self._known:
             return
         for delivery in deliveries:
             place = _place(delivery)
@@ -77,6 +83,11 @@ class Deaths:
         """Nothing died: what is left in hand is repeated by the successor."""
         if self._ours:
             self._clear(set(self._ours))
+
+    def _known_first(self, deliveries: Sequence[Delivery]) -> int:
+        """How many come before the first one of a partition of which nothing was settled yet."""
+        strange = (n for n, delivery in enumerate(deliveries) if (at := _place(delivery)) and at not in self._known)
+        return next(strange, len(deliveries))
 
     def _learn(self, new: Collection[Place]) -> None:
         unread = {place for place in new if place not in self._suspect and place not in self._ours}
