@@ -21,6 +21,7 @@ LARGE = "LARGE"
 LIMIT = 20_000
 # Few: after each of them the relay looks for the one at fault, and is slow meanwhile.
 SOME_LARGE = 0.0007
+SOME_CURABLE = 0.0007
 
 TABLE = "create table soak_versions (key text primary key, version bigint not null default 0)"
 _NEXT = "update soak_versions set version = version + %s where key = %s returning version"
@@ -56,7 +57,14 @@ class Load:
     """
 
     def __init__(
-        self, dsn: str, topics: Mapping[str, str], *, seed: int, large: float = SOME_LARGE, writers: int = 6
+        self,
+        dsn: str,
+        topics: Mapping[str, str],
+        *,
+        seed: int,
+        large: float = SOME_LARGE,
+        curable: float = SOME_CURABLE,
+        writers: int = 6,
     ) -> None:
         """Prepare.
 
@@ -65,6 +73,7 @@ class Load:
             topics: Names of the topics `events`, `moves` and `small`.
             seed: Each writer's dice come from it.
             large: The share of the topic `small` that is too large for it.
+            curable: The share of the topic `events` that a person has to cure.
             writers: How many threads.
         """
         self.committed: dict[str, Note] = {}
@@ -77,7 +86,7 @@ class Load:
             *(_key(topics["moves"], f"ledger-{n}", counted=True) for n in range(12)),
             *(_key(topics["small"], f"small-{n}", counted=True) for n in range(6)),
         ]
-        self._dsn, self._seed, self._large = dsn, seed, large
+        self._dsn, self._seed, self._large, self._curable = dsn, seed, large, curable
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._write, args=(number,)) for number in range(writers)]
 
@@ -167,7 +176,7 @@ class Load:
             return LARGE if luck < self._large else "WRITTEN"
         if key.topic == self.topics["moves"]:
             return BAD if luck < 0.001 else "MOVED"
-        return BAD if luck < 0.0007 else CURABLE if luck < 0.0014 else "WRITTEN"
+        return BAD if luck < 0.0007 else CURABLE if luck < 0.0007 + self._curable else "WRITTEN"
 
     @staticmethod
     def _notes(events: Sequence[Event]) -> list[Note]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from tests.soak.load import SOME_LARGE
+from tests.soak.load import SOME_CURABLE, SOME_LARGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +28,8 @@ class Plant:
     patience: float = 30.0
     # The share of records that are refused for their size (`Load`).
     large: float = SOME_LARGE
+    # The share of events that are dead until a person cures them.
+    curable: float = SOME_CURABLE
 
 
 _LOST = frozenset({"lost"})
@@ -40,7 +42,7 @@ PLANTS: dict[str, Plant] = {
     "offsets": Plant("projector", _DOUBLED, patience=5.0),
     "position_first": Plant("projector", _LOST),
     "commit_first": Plant("projector", _LOST),
-    "no_hold": Plant("projector", _REORDERED, patience=10.0),
+    "no_hold": Plant("projector", _REORDERED, patience=10.0, curable=0.005),
     "no_fence": Plant("projector", _DOUBLED, _STOPS, seconds=30.0, patience=10.0),
     # Relays.
     "by_id": Plant("relay", _LOST),

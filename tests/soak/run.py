@@ -19,7 +19,7 @@ from tests.helpers.planted import no_slot_lock
 from tests.soak import projectors
 from tests.soak.crew import Crew
 from tests.soak.faults import Fault, Faults, plan
-from tests.soak.load import LIMIT, SOME_LARGE, TABLE, Load
+from tests.soak.load import LIMIT, TABLE, Load
 from tests.soak.outcome import Outcome, Parts, Wanted
 from tests.soak.people import People
 from tests.soak.plants import PLANTS
@@ -63,8 +63,7 @@ class Soak:
             with parts.part("begin"):
                 database = stack.enter_context(self._stage.database())
                 dsn = self._stage.postgres.dsn(database)
-                large = PLANTS[self._wanted.plant].large if self._wanted.plant else SOME_LARGE
-                load = Load(self._stage.front_dsn(database), self._topics, seed=self._wanted.seed, large=large)
+                load = self._load(self._stage.front_dsn(database))
                 self._prepare(dsn, load)
                 crew = self._crew(database)
                 stack.callback(crew.close)
@@ -90,6 +89,12 @@ class Soak:
                 outcome = self._outcome(dsn, load, faults, people)
             outcome.broken, outcome.settled, outcome.parts = broken, settled, parts.seconds
             return outcome
+
+    def _load(self, dsn: str) -> Load:
+        if not self._wanted.plant:
+            return Load(dsn, self._topics, seed=self._wanted.seed)
+        plant = PLANTS[self._wanted.plant]
+        return Load(dsn, self._topics, seed=self._wanted.seed, large=plant.large, curable=plant.curable)
 
     def _prepare(self, dsn: str, load: Load) -> None:
         bootstrap = self._stage.kafka.bootstrap
