@@ -70,7 +70,7 @@ class Subscription:
         self._settled: dict[tuple[str, int | None], int | None] = {}
         self._told = 0.0
         self._consumer.subscribe(
-            list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+            list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
     @property
@@ -193,7 +193,12 @@ class Subscription:
             self._next.pop(place, None)
 
     def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
-        self._send_offsets()
+        try:
+            self._send_offsets()
+        finally:
+            self._on_lost(consumer, partitions)
+
+    def _on_lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         # The client remembers the pause beyond the membership: should they come back, nobody would wake them again.
         if self._paused:
             consumer.resume(partitions)

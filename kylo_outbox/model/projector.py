@@ -53,7 +53,7 @@ class Projector:
     store: Literal["control", "company"] = "control"
     group: str | None = None
     session_timeout: float = 6.0
-    batch: int = 2000
+    batch: int = 1000
     upcasters: ClassVar[Mapping[tuple[str, int], Callable[[Any], Any]]] = {}
     tables: Sequence[str] = ()
 
