@@ -206,9 +206,7 @@ class Subscription:
 
     @staticmethod  # noqa: RET503 - it ends in NoReturn
     def _is_record(message: Any) -> bool:
-        error: KafkaError | None = message.error()
-        if error is None:
-            return True
+        error: KafkaError = message.error()
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client's public name of this code
             return False
         if classify(error) == "record":

@@ -56,11 +56,10 @@ def plan_active(
     else:
         sheet_id, height = tab.sheet_id, tab.row_count
         shape = layout.missing_shape(tab, header, layout.ACTIVE)
-    needed = len(rows) + 1
-    if needed > height:
-        length = needed - height
-        shape.append({"appendDimension": {"sheetId": sheet_id, "dimension": "ROWS", "length": length}})
-    parts = list(_parts(sheet_id, rows, max(height, needed)))
+    if (more := len(rows) + 1 - height) > 0:
+        shape.append({"appendDimension": {"sheetId": sheet_id, "dimension": "ROWS", "length": more}})
+        height += more
+    parts = list(_parts(sheet_id, rows, height))
     parts[0] = [*shape, *parts[0]]
     parts[-1] += marker_requests(sheet_id, signature, marker, tab.markers if tab else ())
     columns = max(len(ACTIVE_COLUMNS), tab.column_count if tab else 0)
@@ -73,7 +72,7 @@ def plan_active(
         signature=signature,
         marker=marker,
         sheet_id=sheet_id,
-        grown=max(height, needed) * columns - (tab.cells if tab else 0),
+        grown=height * columns - (tab.cells if tab else 0),
     )
 
 

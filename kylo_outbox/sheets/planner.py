@@ -59,8 +59,7 @@ def plan_pending(
     """
     if tab is not None and contents is None:
         raise ValueError(f"contents of the tab {title!r} are needed to plan")
-    there = set(contents.hashes) if contents is not None else set()
-    missing = list({row.txn_uid: row for row in wanted if row.txn_uid not in there}.values())
+    missing = _missing(wanted, contents)
     if not missing and not fixes:
         return None
     fixes = fixes[:MAX_FIXES]
@@ -69,15 +68,9 @@ def plan_pending(
     signature = batch_signature(company_id, title, ordinal, hashes)
     marker = post_marker(ordinal, signature)
     sheet_id, shape, old = _shape(tab, contents, title, signature)
-    append = {"sheetId": sheet_id, "fields": "userEnteredValue,dataValidation", "rows": cells}
-    rows = [{"appendCells": append}] if cells else []
+    written = (*fix_requests(sheet_id, fixes), *_append(sheet_id, cells))
     return PostPlan(
-        requests=(
-            *shape,
-            *fix_requests(sheet_id, fixes),
-            *rows,
-            *marker_requests(sheet_id, signature, marker, old),
-        ),
+        requests=(*shape, *written, *marker_requests(sheet_id, signature, marker, old)),
         hashes=hashes,
         remaining=len(missing) - len(chosen),
         ordinal=ordinal,
@@ -97,6 +90,16 @@ def _shape(
         sheet_id = layout.new_sheet_id(signature)
         return sheet_id, layout.new_tab(sheet_id, title, layout.PENDING), ()
     return tab.sheet_id, layout.missing_shape(tab, contents.header, layout.PENDING), tab.markers
+
+
+def _missing(wanted: Iterable[PendingRow], contents: TabContents | None) -> list[PendingRow]:
+    there = set(contents.hashes) if contents is not None else set()
+    return list({row.txn_uid: row for row in wanted if row.txn_uid not in there}.values())
+
+
+def _append(sheet_id: int, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    fields = "userEnteredValue,dataValidation"
+    return [{"appendCells": {"sheetId": sheet_id, "fields": fields, "rows": cells}}] if cells else []
 
 
 def _grown(tab: TabInfo | None, contents: TabContents | None, added: int) -> int:

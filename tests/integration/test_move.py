@@ -287,27 +287,28 @@ def test_what_stands_in_the_way_is_told(control_db, mover, company, environ):
         assert moves.open_move(tx, "710") is None
 
 
+def keep_posting(control_db, built, posted, over):
+    """Post transactions of two companies, and ask for a promotion now and then, until it is over."""
+    door = Ingest(control_db, "txns.company.batches")
+    flow = Rules(control_db, "rules.promote.requests", built.directory.company, built.directory.database_of)
+    while not over.wait(0.05):
+        posted[0] += 1
+        body = [
+            transaction(posted[0] + 100, each, amount="1.00", description=f"SHOP {posted[0] % 7}")
+            for each in ("710", "711")
+        ]
+        door.accept(parse_request(body), source="test")
+        if posted[0] % 5 == 0:
+            flow.request("710", "test")
+
+
 def test_moving_while_a_relay_delivers(control_db, other_db, environ, mover, company):
     """Posts and promotions go on during moves there and back; each transaction is applied once, in one home."""
     built = parts.build(load(environ | {"ROUTE_VIA_KAFKA": "0", "KYLO_LOG_LEVEL": "WARNING"}))
     stop, over = Stop(), threading.Event()
     relay = threading.Thread(target=RelayProcess(built).run, args=(stop,))
-    door = Ingest(control_db, "txns.company.batches")
-    flow = Rules(control_db, "rules.promote.requests", built.directory.company, built.directory.database_of)
     posted = [0]
-
-    def post():
-        while not over.wait(0.05):
-            posted[0] += 1
-            body = [
-                transaction(posted[0] + 100, each, amount="1.00", description=f"SHOP {posted[0] % 7}")
-                for each in ("710", "711")
-            ]
-            door.accept(parse_request(body), source="test")
-            if posted[0] % 5 == 0:
-                flow.request("710", "test")
-
-    poster = threading.Thread(target=post)
+    poster = threading.Thread(target=keep_posting, args=(control_db, built, posted, over))
     relay.start()
     poster.start()
     try:

@@ -106,6 +106,7 @@ def test_many_refused_records_cost_few_new_clients(control_db, kafka_server, pat
     assert relay.state.held_keys == {(small, f"k{n}".encode()) for n in keys}
     assert all("Message size too large" in reason for reason in reasons(control_db))
     assert made[0].rebuilds <= 14, "ten to find the first, and none for the others"
+    assert not relay._caution._doubted, "nobody is doubted for ever: the next limit would not be recognised"
 
 
 def test_a_topic_deleted_under_the_relay_holds_its_own_keys(control_db, kafka_server, patiently, counted_relay):

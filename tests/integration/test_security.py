@@ -140,6 +140,11 @@ def environment(address):
 
 def wrong_ones(broker, ways):
     """(case, address, error, setting that is named)."""
+    return [*wrong_certificates(broker, ways), *wrong_logins(broker, ways), *wrong_protocols(broker, ways)]
+
+
+def wrong_certificates(broker, ways):
+    """What TLS refuses, on either side."""
     tls, scram = ways["TLS with a client certificate"], ways["SCRAM-SHA-512"]
     certificate, key = broker.stranger.sign("stranger")
     return [
@@ -166,6 +171,13 @@ def wrong_ones(broker, ways):
             Unreachable,
             "KAFKA_BROKERS",
         ),
+    ]
+
+
+def wrong_logins(broker, ways):
+    """What SASL refuses."""
+    scram = ways["SCRAM-SHA-512"]
+    return [
         ("a wrong SCRAM password", replace(scram, sasl_password=WRONG), Unreachable, "KAFKA_SASL_PASSWORD"),
         ("a wrong PLAIN password", replace(ways["PLAIN"], sasl_password=WRONG), Unreachable, "KAFKA_SASL_PASSWORD"),
         ("an unknown user", replace(scram, sasl_username="nobody"), Unreachable, "KAFKA_SASL_USERNAME"),
@@ -178,6 +190,13 @@ def wrong_ones(broker, ways):
         ("a mechanism nobody knows", replace(scram, sasl_mechanism="FOO"), Misconfigured, "KAFKA_SASL_MECHANISM"),
         ("no mechanism", replace(scram, sasl_mechanism=None), Misconfigured, "KAFKA_SASL_MECHANISM"),
         ("no user", replace(scram, sasl_username=None, sasl_password=None), Misconfigured, "KAFKA_SASL_USERNAME"),
+    ]
+
+
+def wrong_protocols(broker, ways):
+    """Listeners that speak something else."""
+    tls, scram = ways["TLS with a client certificate"], ways["SCRAM-SHA-512"]
+    return [
         ("no TLS where it is asked for", KafkaAddress(broker.at("SSL")), Unreachable, "KAFKA_SECURITY_PROTOCOL"),
         (
             "TLS where there is none",

@@ -46,8 +46,9 @@ class Deaths:
         new = _places(deliveries) - self._known
         if not new and not self._suspect:
             return len(deliveries)
-        if (settled_before := self._known_first(deliveries)) >= _FIRST:
-            return settled_before  # a backlog comes partition by partition: a new one does not slow down the others
+        if (ahead := self._before_new(deliveries)) >= _FIRST:
+            # A backlog comes partition by partition: a new one does not slow down the others.
+            return ahead
         self._learn(new)
         portion = self._portion(deliveries[:_FIRST])
         first = _place(portion[0])
@@ -84,10 +85,13 @@ class Deaths:
         if self._ours:
             self._clear(set(self._ours))
 
-    def _known_first(self, deliveries: Sequence[Delivery]) -> int:
+    def _before_new(self, deliveries: Sequence[Delivery]) -> int:
         """How many come before the first one of a partition of which nothing was settled yet."""
-        strange = (n for n, delivery in enumerate(deliveries) if (at := _place(delivery)) and at not in self._known)
-        return next(strange, len(deliveries))
+        for number, delivery in enumerate(deliveries):
+            place = _place(delivery)
+            if place and place not in self._known:
+                return number
+        return len(deliveries)
 
     def _learn(self, new: Collection[Place]) -> None:
         unread = {place for place in new if place not in self._suspect and place not in self._ours}

@@ -30,7 +30,7 @@ class Rest:
         self._interval = interval
         self._not_before = self._make_way = 0.0
         self._wait = _SHORTEST
-        self._rings = self._found = 0
+        self._rings = 0
         self._window = 0.0
 
     def over(self) -> bool:
@@ -43,7 +43,8 @@ class Rest:
 
     def read(self, session: LaneSession, found: int, *, full: bool) -> None:
         """Everything was looked at once and so many rows found; unless more is waiting, the next look is due later."""
-        self._found = found
+        if found >= _AT_ONCE:
+            session.awake()
         longest = _LONGEST if session.rings else _LONGEST_UNRUNG
         self._wait = _SHORTEST if found else min(self._wait * 2, longest)
         if not full:
@@ -51,9 +52,6 @@ class Rest:
 
     def after(self, session: LaneSession, outlet: Outlet, *, in_flight: bool) -> float:
         """Wait as long as makes sense, served by Kafka's answers or the bell; seconds left to wait."""
-        if self._found >= _AT_ONCE or self._rings >= _RINGS:
-            self._found = self._rings = 0
-            session.awake()
         if in_flight:
             outlet.poll(min(self._wait, _POLL))
             return 0.0
@@ -70,11 +68,13 @@ class Rest:
             # A commit that saw us awake may be just behind the last look.
             return 0.0
         if session.wait(self._wait):
-            self._heard()
+            self._heard(session)
         return 0.0
 
-    def _heard(self) -> None:
+    def _heard(self, session: LaneSession) -> None:
         now = time.monotonic()
         if now - self._window > _RING_WINDOW:
             self._window, self._rings = now, 0
         self._rings += 1
+        if self._rings >= _RINGS:
+            session.awake()
