@@ -81,32 +81,38 @@ class Subscription:
     def take(self, limit: int, seconds: float) -> list[Delivery]:
         """Up to `limit` records, waiting up to `seconds` for the first; while paused only membership is served.
 
+        Records on both sides of a gap never come together: it lies before the first of them, see `lost`.
+
         Raises:
             KafkaFault: while no broker answers or the topic is missing.
             KafkaFatal: if the client must be built anew.
         """
         first = guarded(self._consumer.poll, 0 if self._taken else seconds)
         if first is not None:
-            more = guarded(self._consumer.consume, limit - 1, 0) if limit > 1 and first.error() is None else []
+            room = limit - 1 - len(self._taken)
+            more = guarded(self._consumer.consume, room, 0) if room > 0 and first.error() is None else []
             self._taken += [
                 _delivery(message) for message in (first, *more) if message.error() is None or self._is_record(message)
             ]
         # What was taken is kept until the look for gaps has had its answer.
-        self._look_for_gaps()
-        taken, self._taken = self._taken, []
+        number = min(limit, self._before_gap())
+        taken, self._taken = self._taken[:number], self._taken[number:]
         if not taken:
             self._send_offsets()
         return taken
 
     def lost(self) -> list[tuple[str, int, int, int]]:
-        """(topic, partition, first, end) of offsets that left the log before they were read; told once."""
+        """(topic, partition, first, end) of offsets that left the log before the last ones taken; told once."""
         lost, self._lost = self._lost, []
         return lost
 
-    def _look_for_gaps(self) -> None:
-        """Compare each first offset with the one that was to come: the committed one after an assignment."""
+    def _before_gap(self) -> int:
+        """How many records come before the next gap, if there is none at the beginning.
+
+        Each offset is compared with the one that was to come: the committed one after an assignment.
+        """
         upcoming = self._next
-        for event, _, _, number, at in self._taken:
+        for before, (event, _, _, number, at) in enumerate(self._taken):
             place, offset = (event.topic, number or 0), at or 0
             if upcoming.get(place) == offset:
                 upcoming[place] = offset + 1
@@ -118,9 +124,12 @@ class Subscription:
             if offset > expected:
                 # Also aborted transactions and compaction leave holes; what was removed lies below the low watermark.
                 low, _ = guarded(self._consumer.get_watermark_offsets, TopicPartition(*place), _ANSWER)
+                if low > expected and before:
+                    return before
                 if low > expected:
                     self._lost.append((*place, expected, min(low, offset)))
             self._next[place] = max(offset + 1, expected)
+        return len(self._taken)
 
     def commit(self, deliveries: Sequence[Delivery]) -> None:
         """Commit the offsets behind `deliveries`, at most ten times a second, without waiting for the answer.

@@ -29,6 +29,10 @@ class Source:
         taken, self.taken = self.taken[:limit], self.taken[limit:]
         return taken
 
+    def lost(self):
+        """Nothing."""
+        return []
+
     def commit(self, deliveries):
         """Nothing."""
 

@@ -1,7 +1,8 @@
 """Projecting: records to effects, each exactly once, in order per key.
 
 `settle` is the life of one message, `release` what becomes of it after a hold, `aside` waits for a database that is
-away, `circuit` refuses to bury most of a topic, `deaths` finds the record that kills the process, `worker` is the loop.
+away, `circuit` refuses to bury most of a topic, `deaths` finds the record that kills the process, `ahead` reads the
+next batch meanwhile, `worker` is the loop.
 May not live here: SQL, clients, operators' verbs.
 """
 
@@ -10,6 +11,6 @@ from kylo_outbox.flows.project.deaths import Deaths
 from kylo_outbox.flows.project.gaps import Gaps
 from kylo_outbox.flows.project.preview import Preview, preview
 from kylo_outbox.flows.project.settle import Projection
-from kylo_outbox.flows.project.worker import Project, ProjectTurn, Source
+from kylo_outbox.flows.project.worker import Project, ProjectTurn
 
-__all__ = ["Aside", "Deaths", "Gaps", "Preview", "Project", "ProjectTurn", "Projection", "Source", "preview"]
+__all__ = ["Aside", "Deaths", "Gaps", "Preview", "Project", "ProjectTurn", "Projection", "preview"]

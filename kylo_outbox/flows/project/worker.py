@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from kylo_outbox.flows.project.ahead import Ahead
 from kylo_outbox.flows.project.deaths import DEATHS
 from kylo_outbox.model.errors import CircuitOpen, Poison, Transient
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
+    from kylo_outbox.flows.project.ahead import Source
     from kylo_outbox.flows.project.deaths import Deaths
     from kylo_outbox.flows.project.gaps import Gaps
     from kylo_outbox.flows.project.settle import Projection
@@ -23,19 +23,6 @@ log = logging.getLogger(__name__)
 # machine: then the next one waits, and finds more. What it takes where nobody else is working costs no such rest.
 _MAKE_WAY, _NOTHING, _MOST = 2, 0.004, 0.02
 _FEW = 8
-
-
-class Source(Protocol):
-    """Where records come from: a member of a consumer group."""
-
-    @property
-    def assigned(self) -> Collection[tuple[str, int]]: ...  # noqa: D102
-    def lost(self) -> Sequence[tuple[str, int, int, int]]: ...  # noqa: D102
-    def take(self, limit: int, seconds: float) -> list[Delivery]: ...  # noqa: D102
-    def commit(self, deliveries: Sequence[Delivery]) -> None: ...  # noqa: D102
-    def pause(self) -> None: ...  # noqa: D102
-    def resume(self) -> None: ...  # noqa: D102
-    def close(self) -> None: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +55,7 @@ class Project:
         deaths: Deaths | None = None,
         gaps: Gaps | None = None,
     ) -> None:
-        self._projection, self._source = projection, source
+        self._projection, self._source = projection, Ahead(source)
         self._batch, self._patience = batch or projection.projector.batch, patience
         self._deaths, self._gaps = deaths, gaps
         self._in_hand: list[Delivery] = []
@@ -82,8 +69,9 @@ class Project:
     def run_once(self) -> ProjectTurn:
         """One batch. `Transient` keeps it in hand with the partitions paused; the next call tries it again."""
         self._projection.tend()
-        limit = max(1, self._batch - len(self._in_hand))
-        self._in_hand += self._source.take(limit, 0.0 if self._in_hand else self._patience)
+        limit = max(0, self._batch - len(self._in_hand))
+        behind = bool(self._in_hand)
+        self._in_hand += self._source.take(limit, 0.0 if behind else self._patience, in_hand=behind)
         if not self._in_hand:
             return ProjectTurn(0)
         began = time.monotonic()
@@ -92,6 +80,8 @@ class Project:
                 # Nothing more is fetched meanwhile.
                 self._source.pause()
                 return ProjectTurn(0)
+            if len(self._in_hand) >= self._batch // 2:
+                self._source.begin(self._batch)
             settled = self._settle()
         except Transient as not_now:
             # An open circuit needs to see what else arrives before it can tell that it was a few records after all.
@@ -101,7 +91,7 @@ class Project:
         self._source.resume()
         self._source.commit(settled)
         self.settled += len(settled)
-        few = not self._in_hand and len(settled) < limit // _FEW
+        few = not self._in_hand and len(settled) < self._batch // _FEW
         return ProjectTurn(len(settled), _rest(time.monotonic() - began) if few else 0.0)
 
     def close(self) -> None:
