@@ -94,3 +94,23 @@ def test_an_outage_in_the_middle_starts_the_filling_over(handled):
     for _ in range(5):
         made.run_once()
     assert handled == [[1], [1], [2], [9]]
+
+
+def test_what_is_in_hand_is_settled_before_a_gap_behind_it_is_filled(handled):
+    """A record that had to wait for its database comes before the gap that the next look meets."""
+    source = Source()
+    source.taken, source.gap = [delivery(1)], []
+    made = worker(source, handled, [], lambda: iter([[delivery(2)]]))
+    projection: Any = made._projection
+    settle = projection.handle
+
+    def away(_deliveries):
+        source.taken, source.gap, projection.handle = [delivery(9)], [("t", 0, 2, 9)], settle
+        raise Transient("PostgreSQL is away")
+
+    projection.handle = away
+    with pytest.raises(Transient):
+        made.run_once()
+    for _ in range(5):
+        made.run_once()
+    assert handled == [[1], [2], [9]]
