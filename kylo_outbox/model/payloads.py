@@ -7,6 +7,7 @@ import math
 import re
 from datetime import date, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,9 @@ MAX_DEPTH = 128
 MAX_KEY_BYTES = 1024
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _TYPE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+_ESCAPED = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+# Characters of topic, key and type together: what is longer is not kept in memory.
+_REMEMBERED = 2_000
 
 
 def to_bytes(payload: Any) -> bytes:
@@ -33,8 +37,10 @@ def to_bytes(payload: Any) -> bytes:
     if hasattr(payload, "model_dump"):
         payload = payload.model_dump(mode="json")
     if isinstance(payload, str):
-        _refuse_faults(_parsed(payload))
-        return _encoded(payload)
+        parsed = _parsed(payload)
+        if _may_be_faulty(payload):
+            _refuse_faults(parsed)
+        return _encoded(payload, parsed)
     if not isinstance(payload, (dict, list)):
         raise Refused([f"payload: a {type(payload).__name__} is no event; give a dict, a list, JSON text or bytes"])
     try:
@@ -43,14 +49,32 @@ def to_bytes(payload: Any) -> bytes:
     except (ValueError, TypeError, RecursionError):
         _refuse_faults(payload)
         raise
-    # Cheap hints first; only a payload that may be faulty is walked.
-    if "\\u0000" in text or text.count("[") + text.count("{") > MAX_DEPTH:
+    if _may_be_faulty(text):
         _refuse_faults(payload)
     return raw
 
 
 def faults_of_event(topic: Any, key: Any, kind: Any, headers: Any) -> list[str]:
     """Every fault of an event's names, each with the name of the argument."""
+    faults: list[str] = []
+    short = isinstance(topic, str) and isinstance(key, str) and isinstance(kind, str)
+    if short and len(topic) + len(key) + len(kind) <= _REMEMBERED:
+        faults += _faults_of_names(topic, key, kind)
+    else:
+        faults += _faults_of_names.__wrapped__(topic, key, kind)
+    for name, value in (headers or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            faults.append(f"headers[{name!r}]: names and values must be text")
+        elif name in {"", "kylo"}:
+            faults.append(f"headers[{name!r}]: this name is taken")
+        elif why := _text_fault(name) or _text_fault(value):
+            faults.append(f"headers[{name!r}]: {why}")
+    return faults
+
+
+@lru_cache(maxsize=8192)
+def _faults_of_names(topic: Any, key: Any, kind: Any) -> tuple[str, ...]:
+    # Many events share few names, so the answer is remembered.
     faults = []
     if not isinstance(topic, str) or not _TOPIC.fullmatch(topic) or topic in {".", ".."}:
         faults.append("topic: must be 1 to 249 letters, digits, dots, dashes or underscores")
@@ -62,14 +86,7 @@ def faults_of_event(topic: Any, key: Any, kind: Any, headers: Any) -> list[str]:
         faults.append(f"key: {len(key.encode())} bytes, the limit is {MAX_KEY_BYTES}")
     if not isinstance(kind, str) or not _TYPE.fullmatch(kind) or _text_fault(kind):
         faults.append("type: must be 1 to 200 printable characters")
-    for name, value in (headers or {}).items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            faults.append(f"headers[{name!r}]: names and values must be text")
-        elif name in {"", "kylo"}:
-            faults.append(f"headers[{name!r}]: this name is taken")
-        elif why := _text_fault(name) or _text_fault(value):
-            faults.append(f"headers[{name!r}]: {why}")
-    return faults
+    return tuple(faults)
 
 
 def _plain(value: Any) -> str:
@@ -82,22 +99,33 @@ def _plain(value: Any) -> str:
     raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
 
 
-def _parsed(text: str) -> Any:
-    def refuse_constant(name: str) -> Any:
-        raise Refused([f"payload: {name} is no JSON number"])
+def _refuse_constant(name: str) -> Any:
+    raise Refused([f"payload: {name} is no JSON number"])
 
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=str, parse_int=str)
+
+
+def _parsed(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=refuse_constant, parse_float=str, parse_int=str)
+        return _DECODER.decode(text)
     except RecursionError:
         raise Refused([f"payload: nested deeper than {MAX_DEPTH} levels"]) from None
     except ValueError as broken:
         raise Refused([f"payload: not JSON ({broken})"]) from None
 
 
-def _encoded(text: str) -> bytes:
+def _may_be_faulty(text: str) -> bool:
+    """Cheap hints; only a payload with one of them is walked. Unescaped, a NUL is no JSON and a surrogate no UTF-8."""
+    return _ESCAPED.search(text) is not None or text.count("[") + text.count("{") > MAX_DEPTH
+
+
+def _encoded(text: str, parsed: Any) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
+        _refuse_faults(parsed)
+        # Where a name comes twice, the value that the other one hides.
         raise Refused(["payload: holds a lone surrogate, which no UTF-8 reader accepts"]) from None
 
 
