@@ -87,8 +87,9 @@ def _words() -> argparse.Namespace:
         "--write-docs",
         nargs="?",
         const="",
-        metavar="JSON",
-        help="measure nothing: write the figures of a run (the last one) into docs/performance.md",
+        metavar="JSON[,JSON]",
+        help="measure nothing: write the figures of a run (the last one) into docs/performance.md; of several, each "
+        "bench from the last one that has it",
     )
     words = parser.parse_args()
     if words.rounds < 1 or words.scale <= 0:
@@ -115,9 +116,9 @@ def _write_docs(name: str, given: str) -> int:
     if not given and not runs:
         talk.print(f"there is no run yet: python3 scripts/dev.py bench {name}", style="red", markup=False)
         return 1
-    source = Path(given) if given else runs[-1]
-    docs.write(json.loads(source.read_text(encoding="utf-8")), ROOT / "docs" / "performance.md")
-    talk.print(f"docs/performance.md shows {source.name}", markup=False)
+    sources = [Path(name) for name in _names(given)] or runs[-1:]
+    docs.write([json.loads(each.read_text(encoding="utf-8")) for each in sources], ROOT / "docs" / "performance.md")
+    talk.print(f"docs/performance.md shows {', '.join(each.name for each in sources)}", markup=False)
     return 0
 
 

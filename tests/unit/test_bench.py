@@ -153,9 +153,9 @@ def test_the_docs_get_the_figures_between_their_marks_and_keep_the_rest(tmp_path
     path = tmp_path / "performance.md"
     path.write_text("before\n<!-- bench relay: begin -->\nold figures\n<!-- bench relay: end -->\nafter\n")
     found = stored(Figure("ratio", "x", (0.8,), AT_LEAST, "a | note"))
-    docs.write(found, path)
+    docs.write([found], path)
     once = path.read_text()
-    docs.write(found, path)
+    docs.write([found], path)
     assert path.read_text() == once
     assert once.startswith("before\n")
     assert once.endswith("\nafter\n")
@@ -164,12 +164,41 @@ def test_the_docs_get_the_figures_between_their_marks_and_keep_the_rest(tmp_path
     assert "`the command`" in once
 
 
+def test_of_several_runs_the_docs_show_each_bench_as_the_last_one_found_it(tmp_path):
+    """Each bench under its own run; what the machines have in common stands once, a run that shows nothing nowhere."""
+    path = tmp_path / "performance.md"
+    path.write_text("<!-- bench relay: begin -->\n<!-- bench relay: end -->\n")
+    first, second, third = (stored(Figure("ratio", "x", (value,), AT_LEAST)) for value in (0.1, 0.8, 0.9))
+    second["begun"], third["begun"] = "2026-02-02T00:00:00+00:00", "2026-03-03T00:00:00+00:00"
+    third["results"][0]["bench"] = "peers"
+    third["machine"]["kylo-outbox"] = "commit abc"
+    docs.write([first, second, third], path)
+    text = path.read_text()
+    assert text.count("- processor: two cores") == 1
+    assert "- kylo-outbox, 2026-03-03T00:00:00+00:00: commit abc" in text
+    assert "2026-01-01" not in text
+    assert "0.100 x" not in text
+    [_, drain, peers] = text.split("### Backlog drain")
+    assert "2026-02-02" in drain
+    assert "0.800 x" in drain
+    assert "2026-03-03" in peers
+    assert "0.900 x" in peers
+    assert "2 goals reached, 0 not reached" in text
+
+
+def test_runs_of_different_suites_are_not_shown_as_one(tmp_path):
+    """A figure never lands in a section that is not its own."""
+    other = {**stored(), "suite": "projector"}
+    with pytest.raises(ValueError, match="projector and relay"):
+        docs.write([stored(), other], tmp_path / "performance.md")
+
+
 def test_docs_without_marks_are_left_alone(tmp_path):
     """Nothing is guessed about where figures belong."""
     path = tmp_path / "performance.md"
     path.write_text("no marks")
     with pytest.raises(ValueError, match="has no lines"):
-        docs.write(stored(), path)
+        docs.write([stored()], path)
     assert path.read_text() == "no marks"
 
 
@@ -244,7 +273,7 @@ def test_the_page_of_figures_has_a_place_for_each_suite(tmp_path):
     text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     for suite_name in registry.SUITES:
         page.write_text(text, encoding="utf-8")
-        docs.write(stored(Figure("ratio", "x", (1.0,))) | {"suite": suite_name}, page)
+        docs.write([stored(Figure("ratio", "x", (1.0,))) | {"suite": suite_name}], page)
         others = [name for name in registry.SUITES if name != suite_name]
         written = page.read_text(encoding="utf-8")
         assert f"<!-- bench {suite_name}: begin -->\nRun of " in written

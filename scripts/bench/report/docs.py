@@ -4,50 +4,76 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scripts.bench import machine
+from scripts.bench import machine, registry
 from scripts.bench.figures import result_from
 from scripts.bench.report.page import counts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from scripts.bench.figures import Figure, Result
 
 
-def write(found: dict[str, Any], path: Path) -> None:
-    """Replace what stands between the marks of this suite.
+def write(runs: Sequence[dict[str, Any]], path: Path) -> None:
+    """Replace what stands between the marks of this suite. Of several runs each bench is taken from the last with it.
 
     Raises:
-        ValueError: the file has no such marks.
+        ValueError: the file has no such marks, or the runs are of different suites.
     """
-    begin, end = (f"<!-- bench {found['suite']}: {word} -->" for word in ("begin", "end"))
+    suites = {run["suite"] for run in runs}
+    if len(suites) != 1:
+        raise ValueError(f"runs of {' and '.join(sorted(suites))} cannot be shown as one")
+    begin, end = (f"<!-- bench {suite}: {word} -->" for suite in suites for word in ("begin", "end"))
     head, mark, rest = path.read_text(encoding="utf-8").partition(begin)
     _, closing, tail = rest.partition(end)
     if not mark or not closing:
         raise ValueError(f"{path.name} has no lines {begin} and {end}")
-    path.write_text(f"{head}{begin}\n{render(found)}\n{end}{tail}", encoding="utf-8")
+    path.write_text(f"{head}{begin}\n{render(runs)}\n{end}{tail}", encoding="utf-8")
 
 
-def render(found: dict[str, Any]) -> str:
+def render(runs: Sequence[dict[str, Any]]) -> str:
     """The machine, then a table for each bench under the command that repeats it."""
-    results = [result_from(each) for each in found["results"]]
-    total = counts(results)
+    shown = {each["bench"]: (run, result_from(each)) for run in runs for each in run["results"]}
+    known = [bench.name for bench in registry.SUITES[runs[0]["suite"]]]
+    ordered = [
+        shown[name] for name in sorted(shown, key=lambda name: known.index(name) if name in known else len(known))
+    ]
+    used = [run for run in runs if any(run is owner for owner, _ in ordered)]
+    total = counts([result for _, result in ordered])
     lines = [
         (
-            f"Run of {found['begun']}: {total['reached']} goals reached, {total['missed']} not reached, "
-            f"{total['unmeasured']} figures not measured. Medians of {found['rounds']} rounds; "
-            f"sizes x {found['scale']:g}."
+            f"{' and '.join(_named(run) for run in used)}: {total['reached']} goals reached, {total['missed']} not "
+            f"reached, {total['unmeasured']} figures not measured. Medians of the rounds; spread from the smallest to "
+            "the largest."
         ),
         "",
-        *(f"- {name}: {text}" for name, text in machine.as_lines(found)),
+        *_machines(used),
     ]
-    for result in results:
-        lines += ["", *_section(result)]
+    for run, result in ordered:
+        lines += ["", *_section(result, "" if len(used) == 1 else _named(run))]
     return "\n".join(lines)
 
 
-def _section(result: Result) -> list[str]:
+def _named(run: dict[str, Any]) -> str:
+    return f"Run of {run['begun']} ({run['rounds']} rounds, sizes x {run['scale']:g})"
+
+
+def _machines(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """What is the same for all runs once, the rest under the time of its run."""
+    facts = [machine.as_lines(run) for run in runs]
+    same = [fact for fact in facts[0] if all(fact in others for others in facts)]
+    lines = [f"- {name}: {text}" for name, text in same]
+    for run, own in zip(runs, facts, strict=True):
+        when = "" if len(runs) == 1 else f", {run['begun']}"
+        lines += [f"- {name}{when}: {text}" for name, text in own if (name, text) not in same]
+    return lines
+
+
+def _section(result: Result, run: str) -> list[str]:
     lines = [f"### {result.title}", "", f"`{result.command}`", ""]
+    if run:
+        lines += [f"{run}.", ""]
     if result.failure:
         lines += [f"Failed: {_cell(result.failure)}", ""]
     if result.figures:
