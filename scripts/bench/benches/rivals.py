@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from scripts.bench import latency, pace
-from scripts.bench.figures import Figure, Goal
+from scripts.bench.figures import Figure, Goal, ratios
 from scripts.bench.peers import contenders
 from scripts.bench.rounds import interleaved
 from scripts.bench.stage import PARTITIONS, BenchFailed
@@ -46,11 +46,19 @@ def run(stage: Stage, rounds: int, scale: float) -> list[Figure]:
             Figure(
                 f"kylo-outbox / best of the others, {name} at {RATE}/s",
                 "x",
-                tuple(a / b for a, b in zip(mine, best, strict=True)),
+                ratios(mine, best),
                 Goal("P7", 1 / 3, at_least=False),
                 note=f"the others: {', '.join(other.name for other in others)}",
             )
         )
+        figures += [
+            Figure(
+                f"kylo-outbox / {other.name}, {name} at {RATE}/s",
+                "x",
+                ratios(mine, [pick(each) for each in found[other.name]]),
+            )
+            for other in others
+        ]
         figures += [
             Figure(f"{who}, {name} at {RATE}/s", "ms", tuple(pick(each) for each in values))
             for who, values in found.items()
