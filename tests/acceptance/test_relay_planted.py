@@ -21,10 +21,10 @@ IN_EVERY_RUN = {"by_id", "flush_is_success"}
 
 
 def cases(found):
-    """Most of them in the long run only."""
+    """Most of them in the long run only, alone: what gives them away is a matter of milliseconds."""
+    long = [pytest.mark.full, pytest.mark.alone]
     return [
-        pytest.param(*case, id=case[0] or "as it is", marks=[] if case[0] in IN_EVERY_RUN else [pytest.mark.full])
-        for case in found
+        pytest.param(*case, id=case[0] or "as it is", marks=[] if case[0] in IN_EVERY_RUN else long) for case in found
     ]
 
 
@@ -58,12 +58,14 @@ def test_a_lease_without_an_epoch_is_found(make_arena, planted, found):
 
 
 @pytest.mark.full
+@pytest.mark.alone
 def test_two_relays_that_skip_locked_rows_are_found(make_arena):
     """SKIP LOCKED shares the rows of one key among two processes."""
     assert "inversions" in scenarios.storm(make_arena("skip_locked")).found
 
 
 @pytest.mark.full
+@pytest.mark.alone
 @pytest.mark.parametrize("locked", [True, False])
 def test_emit_without_its_lock_is_found(make_arena, control_db, locked):
     """Only the lock of the slot makes the order of ids the order of commits."""
@@ -73,6 +75,7 @@ def test_emit_without_its_lock_is_found(make_arena, control_db, locked):
 
 
 @pytest.mark.full
+@pytest.mark.alone
 @pytest.mark.parametrize(("planted", "found"), [("cursor_first", {"lost"}), ("", set())])
 def test_a_cursor_that_moves_before_the_acknowledgement_is_found(control_db, own_kafka, tmp_path, planted, found):
     """Kafka and the relay die with events in hand that nobody has acknowledged."""
