@@ -58,8 +58,9 @@ def position_first() -> None:
 
 
 def commit_first() -> None:
-    """The offsets are committed to Kafka before the batch is settled."""
+    """The offsets are committed to Kafka, each time, before the batch is settled."""
     settle = Project._settle
+    consumer._COMMIT_EVERY = 0.0
 
     def planted(self: Project) -> list[Delivery]:
         self._source.commit(self._in_hand)

@@ -25,7 +25,7 @@ class Plant:
     mix: Mapping[str, int] = field(default_factory=lambda: _KILLS)
     # Seconds under fire, and those that are waited at most until nothing moves any more.
     seconds: float = 12.0
-    patience: float = 30.0
+    patience: float = 42.0
     # The share of records that are refused for their size (`Load`).
     large: float = SOME_LARGE
     # The share of events that are dead until a person cures them.

@@ -35,7 +35,7 @@ _PARTITIONS = 6
 _BEGIN_SECONDS = 90.0
 _FLOWING = "select count(distinct projector)::int from kylo.positions"
 # What stands still for so long, several times a group's session, will not move any more.
-_QUIET_SECONDS = 30.0
+_QUIET_SECONDS, _QUIET_SECONDS_PLANTED = 30.0, 18.0
 _SETTLE_SECONDS = 240.0
 _STATE = """
 select (select count(*) from outbox where processed_at is null), (select count(*) from kylo.outbox_held),
@@ -158,7 +158,9 @@ class Soak:
         topics, plant = list(self._topics.values()), self._wanted.plant
         until = time.monotonic() + (PLANTS[plant].patience if plant else _SETTLE_SECONDS)
         state, since = look.ask(_STATE, topics), time.monotonic()
-        while time.monotonic() - since < _QUIET_SECONDS:
+        # With a plant, what is lost keeps the run from being done, each time: less is waited for a rebalance.
+        quiet = _QUIET_SECONDS_PLANTED if plant else _QUIET_SECONDS
+        while time.monotonic() - since < quiet:
             [(open_events, *waiting, refused, taken)] = state
             [(expected,)] = look.ask(_TAKEN, self._topics["moves"], topics)
             if not open_events and not any(waiting) and taken == expected - refused:
