@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.flows.project.settle import Projection
@@ -58,12 +59,13 @@ def position_first() -> None:
 
 
 def commit_first() -> None:
-    """The offsets are committed to Kafka, each time, before the batch is settled."""
+    """The offsets are committed to Kafka, each time, before the batch is settled; a kill has time to fall between."""
     settle = Project._settle
     consumer._COMMIT_EVERY = 0.0
 
     def planted(self: Project) -> list[Delivery]:
         self._source.commit(self._in_hand)
+        time.sleep(0.05)
         return settle(self)
 
     Project._settle = planted
