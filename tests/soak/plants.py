@@ -41,7 +41,7 @@ PLANTS: dict[str, Plant] = {
     "no_position": Plant("projector", _DOUBLED, patience=5.0),
     "offsets": Plant("projector", _DOUBLED, patience=5.0),
     "position_first": Plant("projector", _LOST),
-    "commit_first": Plant("projector", _LOST),
+    "commit_first": Plant("projector", _LOST, seconds=24.0),
     "no_hold": Plant("projector", _REORDERED, patience=10.0, curable=0.005),
     "no_fence": Plant("projector", _DOUBLED, _STOPS, seconds=30.0, patience=10.0),
     # Relays.
