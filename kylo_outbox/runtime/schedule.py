@@ -20,6 +20,7 @@ from apscheduler.util import undefined
 from kylo_outbox.model.errors import KyloError
 from kylo_outbox.model.stalls import PATIENCE
 from kylo_outbox.runtime.loop import Pulse, Worker, run
+from kylo_outbox.runtime.threads import standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,5 +129,7 @@ class Schedule:
         for name, age in self.pulse_ages().items():
             if age > _STUCK and not self._stop.is_set():
                 # A thread that hangs or died unseen cannot be mended from inside; a new process can.
+                for text in standing():
+                    log.error("%s", text)
                 log.critical("%s has not moved for %.0f s: leaving, so that the supervisor starts anew", name, age)
                 os._exit(70)

@@ -179,15 +179,27 @@ def test_a_job_that_hangs_is_silent_and_the_watchdog_still_looks(monkeypatch):
     assert [name for name, late in told.items() if late] == ["job 3"]
 
 
-def test_a_loop_that_no_longer_moves_ends_the_process(monkeypatch):
-    """A thread can die without a trace; the watchdog sees its pulse grow old and leaves, for a new process."""
+def test_a_loop_that_no_longer_moves_ends_the_process(monkeypatch, caplog):
+    """The watchdog sees its pulse grow old, tells where every thread stands, and leaves, for a new process."""
+    hangs, release = threading.Event(), threading.Event()
+
+    def hang_for_ever():
+        hangs.set()
+        release.wait(30)
+
+    hanging = threading.Thread(target=hang_for_ever, name="the one that hangs")
+    hanging.start()
+    assert hangs.wait(10)
     left: list[int] = []
     monkeypatch.setattr("kylo_outbox.runtime.schedule.os._exit", left.append)
     schedule = Schedule(Stop())
     dead: Any = SimpleNamespace(age=lambda: 61.0)
     schedule._pulses["dead"] = dead
     schedule._look_at_pulses()
+    release.set()
+    hanging.join()
     assert left == [70]
+    assert any("the one that hangs" in line and "in hang_for_ever" in line for line in caplog.messages)
 
 
 def test_a_job_that_adds_jobs_while_everything_stops_holds_nobody_up():
