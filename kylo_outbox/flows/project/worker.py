@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kylo_outbox.flows.project.ahead import Ahead
 from kylo_outbox.flows.project.deaths import DEATHS
 from kylo_outbox.model.errors import CircuitOpen, Poison, Transient
+from kylo_outbox.runtime import making_way
 
 if TYPE_CHECKING:
     from kylo_outbox.flows.project.ahead import Source
@@ -19,10 +20,8 @@ if TYPE_CHECKING:
     from kylo_outbox.model.delivery import Delivery
 
 log = logging.getLogger(__name__)
-# A transaction costs the same for a few records as for many, and one that takes long tells that others need the
-# machine: then the next one waits, and finds more. What it takes where nobody else is working costs no such rest.
-_MAKE_WAY, _NOTHING, _MOST = 2, 0.004, 0.02
-_FEW = 8
+# After few records for the size of a batch: what its transaction takes on an idle machine, and the rest beyond that.
+_FEW, _FREE, _TIMES = 8, 0.004, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,8 @@ class Project:
         self._source.commit(settled)
         self.settled += len(settled)
         few = not self._in_hand and len(settled) < self._batch // _FEW
-        return ProjectTurn(len(settled), _rest(time.monotonic() - began) if few else 0.0)
+        took = time.monotonic() - began
+        return ProjectTurn(len(settled), making_way.rest(took, times=_TIMES, free=_FREE) if few else 0.0)
 
     def close(self) -> None:
         """Leave the group; what was not settled is read again by whoever gets the partitions."""
@@ -114,8 +114,3 @@ class Project:
             self._deaths.done(portion)
         del self._in_hand[: len(portion)]
         return portion
-
-
-def _rest(took: float) -> float:
-    """How long to wait after a small batch whose transaction took so many seconds."""
-    return min(_MOST, _MAKE_WAY * max(0.0, took - _NOTHING))

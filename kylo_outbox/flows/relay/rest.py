@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from kylo_outbox.runtime import making_way
+
 if TYPE_CHECKING:
     from kylo_outbox.flows.relay.state import Outlet
     from kylo_outbox.store.session import LaneSession
@@ -18,9 +20,8 @@ _RINGS, _RING_WINDOW = 50, 0.1
 _AT_ONCE = 4
 _ASLEEP_AFTER = 0.01
 _POLL = 0.005
-# A look that takes long tells that others need the machine: so many times as long passes before the next one, which
-# then finds more. What a look takes where nobody else is working costs no such rest.
-_MAKE_WAY, _NOTHING, _MOST = 8, 0.001, 0.02
+# What a look takes on an idle machine, and the rest beyond that.
+_FREE, _TIMES = 0.001, 8
 
 
 class Rest:
@@ -39,7 +40,7 @@ class Rest:
 
     def looked(self, seconds: float) -> None:
         """How long one look at the outbox took."""
-        self._make_way = min(_MOST, _MAKE_WAY * max(0.0, seconds - _NOTHING))
+        self._make_way = making_way.rest(seconds, times=_TIMES, free=_FREE)
 
     def read(self, session: LaneSession, found: int, *, full: bool) -> None:
         """Everything was looked at once and so many rows found; unless more is waiting, the next look is due later."""
