@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from contextlib import closing
 
-from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from kylo_outbox.flows import holds
 from kylo_outbox.flows.housekeeping import Housekeeping
 from kylo_outbox.flows.republish import Republish
 from kylo_outbox.kafka.producer import Publisher
+from kylo_outbox.kafka.reading import LogReader
 from kylo_outbox.model.events import Origin
 from kylo_outbox.store.identity import rename, require_own
+from tests.helpers.pipeline import wait_until
 from tests.helpers.verifying import Home
 
 
@@ -28,6 +31,22 @@ def drop_first(road):
     """Housekeeping lets everything that is published go."""
     Housekeeping(lambda: [road.database], 0.0).run_once()
     assert road.ask("select to_regclass('kylo.outbox_log_1')") == [(None,)]
+
+
+def made_anew(admin, topic):
+    """The topic, as soon as the broker has forgotten the former one."""
+
+    def makes():
+        [made] = admin.create_topics([NewTopic(topic, 2, 1)]).values()
+        try:
+            made.result(20)
+        except KafkaException as refused:
+            if refused.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+            return False
+        return True
+
+    wait_until(makes, 30, "the topic is made anew")
 
 
 def test_dead_letters_and_what_waits_behind_them_are_accounted_for(road):
@@ -86,6 +105,44 @@ def test_what_is_not_published_yet_waits(road):
     road.publish()
     [store] = road.verify().stores
     assert (store.log.waiting, store.log.records, store.open) == (0, 3, [])
+
+
+def test_what_is_acknowledged_while_the_log_is_read_is_not_lost(road):
+    """It lies behind what was read: the pass looks there before it says anything."""
+
+    class Reads(LogReader):
+        def bounds(self, topics):
+            found = super().bounds(topics)
+            road.publish()
+            return found
+
+    road.save(3)
+    [store] = road.verify(open_log=lambda: Reads(road.address)).stores
+    assert store.open == []
+    assert road.found() == []
+
+
+def test_a_topic_that_was_made_anew_is_read_from_its_beginning(road, kafka_server):
+    """Its offsets begin again, below those that were read of the former one."""
+    road.flow(6)
+    road.verify()
+    road.relay.close()
+    with closing(LogReader(road.address)) as reader:
+        partition = reader.partition_of(road.topic, "710")
+    assert partition is not None
+    admin = AdminClient({"bootstrap.servers": kafka_server.bootstrap})
+    [gone] = admin.delete_topics([road.topic]).values()
+    gone.result(20)
+    made_anew(admin, road.topic)
+    road.save(1)
+    [(number, event)] = road.ask("select id, event_id from kylo.outbox_log order by id desc limit 1")
+    producer = Producer({"bootstrap.servers": kafka_server.bootstrap})
+    header = Origin(own(road), 1, number, event, "MOVED").header()
+    producer.produce(road.topic, b"{}", b"710", headers={"kylo": header}, partition=partition)
+    assert producer.flush(20) == 0
+    road.do(f"update kylo.lanes set high_water = {number}, snapshot = pg_current_snapshot()")
+    [store] = road.verify().stores
+    assert (store.log.records, store.open) == (1, [])
 
 
 def test_what_left_the_log_unseen_is_said_and_not_passed_over(road, kafka_server):
