@@ -38,16 +38,14 @@ def plan_pending(
 ) -> PostPlan | None:
     """Plan the next post of a Pending tab; None when every wanted row is there already and nothing is to be fixed.
 
-    A row counts as there when its Row_Hash stands anywhere in column A, whatever people did to the rest of it. Rows
-    are only ever added, below the last row that holds anything, at the place Google finds when it applies the
-    batch: what people type meanwhile is neither overwritten nor moved. Shape (header, frozen row, protections) is
-    written only where it is missing.
+    A row counts as there when its Row_Hash stands anywhere in column A, whatever people did to the rest of it. Rows are
+    only ever added, below the last one that holds anything, at the place Google finds when it applies the batch: what
+    people type meanwhile is neither overwritten nor moved. Shape is written only where it is missing.
 
     Args:
         company_id: Owner of the rows and of the tab.
         title: Title of the tab.
-        ordinal: The post's own number in (company, tab); take a new one after a post was confirmed or refused, and
-            keep it while the outcome is not known.
+        ordinal: The post's own number in (company, tab): a new one after it was confirmed or refused.
         tab: What `GoogleSheets.tabs` shows of it; None when there is no such tab, which adds it.
         contents: Its header and rows; needed when there is a tab.
         wanted: All rows that should be in the tab, in the order in which new ones are added.
@@ -57,12 +55,10 @@ def plan_pending(
         TabProblem: The first row holds something else than our header (columns moved or renamed).
         ValueError: A tab was given without its contents.
     """
-    if tab is not None and contents is None:
-        raise ValueError(f"contents of the tab {title!r} are needed to plan")
-    missing = _missing(wanted, contents)
+    missing = _missing(wanted, title, tab, contents)
     if not missing and not fixes:
         return None
-    fixes = fixes[:MAX_FIXES]
+    fixes = tuple(fixes[:MAX_FIXES])
     chosen, cells = _fitting(missing, len(json.dumps(fix_requests(0, fixes))))
     hashes = tuple(row.txn_uid for row in chosen)
     signature = batch_signature(company_id, title, ordinal, hashes)
@@ -77,7 +73,7 @@ def plan_pending(
         signature=signature,
         marker=marker,
         sheet_id=sheet_id,
-        fixes=tuple(fixes),
+        fixes=fixes,
         grown=_grown(tab, contents, len(chosen)),
     )
 
@@ -92,7 +88,11 @@ def _shape(
     return tab.sheet_id, layout.missing_shape(tab, contents.header, layout.PENDING), tab.markers
 
 
-def _missing(wanted: Iterable[PendingRow], contents: TabContents | None) -> list[PendingRow]:
+def _missing(
+    wanted: Iterable[PendingRow], title: str, tab: TabInfo | None, contents: TabContents | None
+) -> list[PendingRow]:
+    if tab is not None and contents is None:
+        raise ValueError(f"contents of the tab {title!r} are needed to plan")
     there = set(contents.hashes) if contents is not None else set()
     return list({row.txn_uid: row for row in wanted if row.txn_uid not in there}.values())
 
