@@ -44,7 +44,7 @@ def reading(address: KafkaAddress, group: str) -> dict[str, Any]:
 
 
 class Subscription:
-    """One member of a group. Not safe to share between threads.
+    """One member of a group, used by one thread at a time.
 
     Offsets are committed for the lag tools of the ecosystem and as the place to begin; what was applied is decided by
     positions in PostgreSQL, so an offset that is behind costs repeats and nothing else.

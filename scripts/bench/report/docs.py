@@ -43,7 +43,7 @@ def render(runs: Sequence[dict[str, Any]]) -> str:
     total = counts([result for _, result in ordered])
     lines = [
         (
-            f"{' and '.join(_named(run) for run in used)}: {total['reached']} goals reached, {total['missed']} not "
+            f"{'; '.join(_named(run) for run in used)}: {total['reached']} goals reached, {total['missed']} not "
             f"reached, {total['unmeasured']} figures not measured. Medians of the rounds; spread from the smallest to "
             "the largest."
         ),
