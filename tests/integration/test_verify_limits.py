@@ -128,6 +128,7 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning(road, kafka_serve
     road.verify()
     road.relay.close()
     with closing(LogReader(road.address)) as reader:
+        reader.bounds([road.topic])
         partition = reader.partition_of(road.topic, "710")
     assert partition is not None
     admin = AdminClient({"bootstrap.servers": kafka_server.bootstrap})
