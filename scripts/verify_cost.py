@@ -28,8 +28,8 @@ from kylo_outbox.kafka.topics import Topics
 from kylo_outbox.model.topics import dead_letter_name, declared
 from kylo_outbox.store import fixtures
 from kylo_outbox.store.deliveries import stored_delivery
+from kylo_outbox.store.history import stored_rows
 from kylo_outbox.store.identity import require_own
-from kylo_outbox.store.outbox import stored_rows
 from kylo_outbox.store.session import LaneSession
 from kylo_outbox.testing import ledger
 from kylo_outbox.testing.servers import shared_servers

@@ -1,4 +1,4 @@
-"""The verb `rebuild`: a projector's tables anew from history, compared, swapped, undone."""
+"""The verb `rebuild`: a projector's tables anew from history, compared, swapped, undone; or mended in place."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from kylo_outbox.cli.actor import who
 from kylo_outbox.cli.context import Context, opened
 from kylo_outbox.cli.errors import FAILED
 from kylo_outbox.cli.output import AsJson, DryRun, Yes, confirmed, print_json, print_table, say
+from kylo_outbox.flows.mend import Mend
 from kylo_outbox.flows.rebuild import Rebuild
 from kylo_outbox.kafka.tail import tail
 from kylo_outbox.model.delivery import from_record
-from kylo_outbox.model.errors import Misconfigured
+from kylo_outbox.model.errors import Misconfigured, Refused
 from kylo_outbox.store import audit
+from kylo_outbox.store.changes import KINDS
 from kylo_outbox.wiring import projectors
 from kylo_outbox.wiring.parts import require_schema
 
@@ -51,6 +53,9 @@ def rebuild(
     The live tables serve meanwhile; the projector waits during the swap. Nothing is emitted again. --dry-run builds
     and compares only, and exits with 1 if there is a difference.
 
+    A repeatable projector whose tables others write, too (txns), is mended in place: events whose effect is not whole
+    are applied again, and nothing else is touched. With --company those of this company.
+
     Example: kylo-outbox rebuild my.module:Balances --dry-run
     """
     with opened() as context:
@@ -58,6 +63,11 @@ def rebuild(
         projector = projectors.named(context.parts, name)
         database = _database(context, projector, company)
         histories = [partial(_stored, context, projector), *_log(context, projector)]
+        if projector.repeatable and not projector.tables:
+            mend = Mend(projector, database, histories, key=company)
+            if _mend(mend, projector, database, undo=undo, yes=yes, dry_run=dry_run, as_json=as_json):
+                return
+            raise typer.Exit(FAILED)
         flow = Rebuild(projector, database, histories, lambda number: say(f"{number} events"))
         if undo:
             if confirmed(f"bring back the former rows of {projector.name}", yes=yes, dry_run=dry_run):
@@ -81,6 +91,32 @@ def rebuild(
     say(f"{done.events} events applied; {'the rebuilt rows are in place' if done.swapped else 'nothing was changed'}")
     if dry_run and not all(each.equal for each in done.tables):
         raise typer.Exit(FAILED)
+
+
+def _mend(
+    mend: Mend, projector: Projector, database: Database, *, undo: bool, yes: bool, dry_run: bool, as_json: bool
+) -> bool:
+    """Whether all is whole now."""
+    if undo:
+        raise Refused([f"--undo: {projector.name} is mended in place, former rows are not kept"])
+    if not dry_run:
+        confirmed(f"apply events of {projector.name} again", yes=yes, dry_run=False)
+    done = mend.run(keep=not dry_run)
+    lacking = [{"topic": each.topic, "key": each.key, "outbox_id": each.outbox_id} for each in done.lacking]
+    failed = [{"outbox_id": each.outbox_id, "reason": reason} for each, reason in done.failed]
+    shape = {"events": done.events, "lacking": lacking, "failed": failed, "changes": done.changes}
+    if lacking and not dry_run:
+        _write(database, "rebuild in place", projector, shape)
+    if as_json:
+        print_json(shape)
+    else:
+        print_table(("table", *KINDS), [(table, *rows.values()) for table, rows in sorted(done.changes.items())])
+        print_table(("topic", "key", "outbox id"), [tuple(each.values()) for each in lacking])
+    for each in failed:
+        say(f"#{each['outbox_id']} cannot be applied: {each['reason']}")
+    mended = "nothing was changed" if dry_run else f"{len(lacking) - len(failed)} of them applied again"
+    say(f"{done.events} events looked at, {len(lacking)} without their whole effect; {mended}")
+    return not failed and not (dry_run and lacking)
 
 
 def _database(context: Context, projector: Projector, company: str | None) -> Database:

@@ -36,21 +36,24 @@ class DirectDelivery:
         topics: Collection[str],
         is_direct: Callable[[str], bool],
         projections: Sequence[Settles],
-        stored_rows: Callable[[Collection[str]], Iterator[list[Row]]],
+        published_rows: Callable[[Collection[str]], Iterator[list[Row]]],
     ) -> None:
         self._store_id = store_id
         self._topics = frozenset(topics)
         self._is_direct = is_direct
         self._projections = tuple(projections)
-        self._stored_rows = stored_rows
+        self._published_rows = published_rows
 
     def takes(self, topic: str, key: bytes) -> bool:
         """Whether the row belongs to a flow of a company that is routed directly."""
         return topic in self._topics and self._is_direct(key.decode())
 
     def catch_up(self) -> Iterator[None]:
-        """Apply every stored row of direct companies once more, step by step; positions absorb what was applied."""
-        for rows in self._stored_rows(self._topics):
+        """Apply what went out before, of direct companies, step by step; positions absorb what was applied.
+
+        What the relay has not passed yet, or holds, is not among it: it comes as it would have come.
+        """
+        for rows in self._published_rows(self._topics):
             self.deliver([row for row in rows if self._is_direct(row[2].decode())])
             yield
 

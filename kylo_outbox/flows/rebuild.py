@@ -181,7 +181,7 @@ class _Pass:
             self._tell(self.events)
 
     def _refuse_others(self, changed: Iterable[str]) -> None:
-        others = sorted(table for table in changed if not table.startswith((f"{self._shadow.schema}.", "pg_temp")))
+        others = sorted(table for table in changed if not table.startswith(f"{self._shadow.schema}."))
         if others:
             raise Refused(
                 [f"{self._projector.name}: writes {', '.join(others)}; name its tables in `tables`, without a schema"]

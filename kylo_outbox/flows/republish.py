@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kylo_outbox.model.errors import Refused, Transient
-from kylo_outbox.store.republish import published_rows
+from kylo_outbox.store.history import published_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ class Republish:
         if not self._publisher.exists(topic):
             raise Refused([f"{topic}: there is no such topic"])
         number = 0
-        for rows in published_rows(self._database, topic, key, since):
+        for rows in published_rows(self._database, [topic], key, since):
             ticket = self._publisher.send(rows)
             until = time.monotonic() + _PATIENCE
             while not ticket.done and not ticket.reason and time.monotonic() < until:

@@ -28,6 +28,7 @@ class Triage(Projector):
 
     name: ClassVar[str] = "txns"
     store = "company"
+    repeatable = True
 
     def __init__(
         self,

@@ -45,6 +45,8 @@ class Projector:
             payload of that version and returns the next one's; `version` in it is raised by the runtime. A payload
             without `version` is version 1. `Event.raw` stays as published.
         tables: The tables that `apply` writes, unqualified; naming them makes the projector rebuildable.
+        repeatable: Whether `apply`, of an event that was applied before, adds what is missing of its effect and
+            nothing else, whatever was applied since. With `effects`, `rebuild` then mends the tables in place.
     """
 
     name: ClassVar[str]
@@ -56,6 +58,7 @@ class Projector:
     batch: int = 1000
     upcasters: ClassVar[Mapping[tuple[str, int], Callable[[Any], Any]]] = {}
     tables: Sequence[str] = ()
+    repeatable: bool = False
 
     def apply(self, tx: Any, events: Sequence[Event]) -> None:
         """Write the effect of `events` through `tx`, a psycopg Connection inside one transaction.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 from psycopg import sql
 
 from kylo_outbox.model.errors import Conflict
+from kylo_outbox.store.left import TAKEN_OUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,10 +65,12 @@ select setval(s.name, m.highest)
   from (select pg_get_serial_sequence(%s, %s)::regclass as name) s, (select %s::bigint as highest) m
  where m.highest > coalesce(pg_sequence_last_value(s.name), 0)
 """
-PUBLISHED = """
-select topic, max(id) from public.outbox
- where key = %s and topic = any(%s) and processed_at is not null group by topic
-"""
+PUBLISHED = f"""
+select topic, max(id) from public.outbox o
+ where key = %s and topic = any(%s) and processed_at is not null
+   and not exists (select from ({TAKEN_OUT}) g where g.id = o.id)
+ group by topic
+"""  # noqa: S608 - a constant of the store
 APPLIED = """
 select topic, max(outbox_id) from kylo.positions
  where key = %s and projector = any(%s) and store_id = %s group by topic

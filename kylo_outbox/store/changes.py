@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import psycopg
 
-CHANGED = """
+CHANGED = r"""
 select schemaname || '.' || relname, n_tup_ins, n_tup_upd, n_tup_del
   from pg_stat_xact_user_tables
- where n_tup_ins + n_tup_upd + n_tup_del > 0
+ where n_tup_ins + n_tup_upd + n_tup_del > 0 and not starts_with(schemaname, 'pg_temp_')
  order by 1
 """
-_KINDS = ("inserted", "updated", "deleted")
+KINDS = ("inserted", "updated", "deleted")
 Counts = dict[str, tuple[int, int, int]]
 
 
 def counts(tx: psycopg.Connection[Any]) -> Counts:
-    """Rows inserted, updated and deleted by table, as this session has not reported them yet."""
+    """Rows inserted, updated and deleted by table, as this session has not reported them yet; no temporary tables."""
     return {name: (inserted, updated, deleted) for name, inserted, updated, deleted in tx.execute(CHANGED)}
 
 
@@ -31,4 +31,4 @@ def changed_rows(tx: psycopg.Connection[Any], before: Counts) -> dict[str, dict[
         name: [now - then for now, then in zip(found, before.get(name, (0, 0, 0)), strict=True)]
         for name, found in counts(tx).items()
     }
-    return {name: dict(zip(_KINDS, rows, strict=True)) for name, rows in changed.items() if any(rows)}
+    return {name: dict(zip(KINDS, rows, strict=True)) for name, rows in changed.items() if any(rows)}

@@ -17,6 +17,7 @@ select outbox_id from kylo.dead_letters where stage = 'relay' and outbox_id is n
 union all
 select unnest(ids) from kylo.audit where verb = 'outbox discard'
 """
+_AMONG = f"select id from ({TAKEN_OUT}) g where id = any(%s)"  # noqa: S608 - a constant of this file
 # The partition is named by PostgreSQL and so already quoted.
 _TOTALS = """
 select topic, convert_from(key, 'UTF8') as key, count(*) as events, sum(id) as digest,
@@ -63,6 +64,11 @@ def fold(tx: psycopg.Connection[Any], partition: str) -> None:
         tx.execute(_ADD.format(table="verify_keys", totals=unseen))
         [missed] = tx.execute(_COUNT.format(partition=partition, which=_NOT_SEEN)).fetchone() or (0,)
     tx.execute(_FOLDED, (partition, missed))
+
+
+def taken_out(tx: psycopg.Connection[Any], ids: Collection[int]) -> set[int]:
+    """Which of some events were taken out before they were published."""
+    return {number for [number] in tx.execute(_AMONG, (list(ids),))}
 
 
 def take_out(tx: psycopg.Connection[Any], events: Collection[tuple[str, str, int]]) -> None:

@@ -23,11 +23,8 @@ from kylo_outbox.model.errors import Fatal
 from kylo_outbox.store.lanes import Cursor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
     import psycopg
 
-    from kylo_outbox.store.engine import Database
     from kylo_outbox.store.lanes import Lane
 
 Row = tuple[int, str, bytes, str, bytes, str | None, str, float, int]
@@ -267,24 +264,3 @@ class Reader:
 
 COLUMNS = _COLUMNS
 """What a `Row` has, in its order."""
-STORED = f"""
-select {_COLUMNS} from kylo.outbox_log
- where id > %s and id <= %s and topic = any(%s) order by id limit %s
-"""  # noqa: S608 - the only thing put in is a constant of this file
-
-
-def stored_rows(database: Database, topics: Collection[str], chunk: int = 1000) -> Iterator[list[Row]]:
-    """Committed rows of some topics that are still stored, in id order, up to the newest one at the beginning.
-
-    Rows that commit meanwhile are not promised; whoever needs those reads the lane.
-    """
-    with database.transaction() as tx:
-        [newest] = tx.execute("select coalesce(max(id), 0) from kylo.outbox_log").fetchone() or (0,)
-    after = 0
-    while True:
-        with database.transaction() as tx:
-            rows: list[Row] = tx.execute(STORED, (after, newest, list(topics), chunk)).fetchall()
-        if not rows:
-            return
-        yield rows
-        after = rows[-1][0]

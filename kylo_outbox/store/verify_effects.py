@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kylo_outbox.store.left import TAKEN_OUT
+from kylo_outbox.store import left
 from kylo_outbox.store.outbox import COLUMNS
 from kylo_outbox.store.verify_state import NEW, by_index
 
@@ -33,7 +33,6 @@ select {COLUMNS} from (
                       and (o.generation, o.id) >= (b.generation, b.outbox_id))) wanted
  order by generation, id
 """  # noqa: S608 - constants of the store
-_GAPS = f"select id from ({TAKEN_OUT}) g where id = any(%s)"  # noqa: S608 - a constant of the store
 _BY_ID = f"select {COLUMNS} from kylo.outbox_log where id = any(%s) order by generation, id"  # noqa: S608 - a constant
 _FORGET_BEHIND = "delete from kylo.verify_behind where projector = %s"
 _SET_BEHIND = """
@@ -78,7 +77,7 @@ def to_look_at(
         cursor.itersize = chunk
         cursor.execute(_TO_LOOK_AT, values)
         while rows := cursor.fetchmany(chunk):
-            nobodys = {number for [number] in tx.execute(_GAPS, ([row[0] for row in rows],))}
+            nobodys = left.taken_out(tx, [row[0] for row in rows])
             yield [row for row in rows if row[0] not in nobodys]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.model.appearances import StoredEvent
-from kylo_outbox.store.left import TAKEN_OUT
+from kylo_outbox.store import left
 from kylo_outbox.store.verify_state import SavedEvent
 
 if TYPE_CHECKING:
@@ -61,7 +61,6 @@ select g.id from unnest(%(ids)s::bigint[]) as g(id)
          join kylo.lanes l on o.slot >= l.slot_from and o.slot < l.slot_to and o.slot <> all (l.except_slots)
         where o.id = g.id and (o.id > l.high_water or not pg_visible_in_snapshot(o.xid, l.snapshot)))
 """
-_GAPS = f"select id from ({TAKEN_OUT}) g where id = any(%s)"  # noqa: S608 - a constant of the store
 _ADD_GAPS = "insert into kylo.verify_gaps select * from unnest(%s::bigint[]) on conflict do nothing"
 _UNORDERED = "select topic from kylo.topics where not ordered"
 _TAKEN = """
@@ -122,7 +121,7 @@ def acknowledged(tx: psycopg.Connection[Any], ids: Collection[int]) -> set[int]:
 
 def taken_out(tx: psycopg.Connection[Any], ids: Collection[int]) -> set[int]:
     """Which of some events were taken out before they were published; remembered, because the evidence is not kept."""
-    found = {number for [number] in tx.execute(_GAPS, (list(ids),))}
+    found = left.taken_out(tx, ids)
     if found:
         tx.execute(_ADD_GAPS, (sorted(found),))
     return found

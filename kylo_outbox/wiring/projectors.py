@@ -22,8 +22,8 @@ from kylo_outbox.runtime import collector
 from kylo_outbox.runtime.schedule import Schedule
 from kylo_outbox.store import intake, notices
 from kylo_outbox.store.deliveries import stored_delivery
+from kylo_outbox.store.history import stored_rows
 from kylo_outbox.store.identity import require_own
-from kylo_outbox.store.outbox import stored_rows
 from kylo_outbox.wiring import sheets
 from kylo_outbox.wiring.lagging import LAG_EVERY, LagWatch
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema, require_topics

@@ -22,8 +22,8 @@ from kylo_outbox.kafka.producer import NoBroker, Publisher
 from kylo_outbox.model.errors import Transient
 from kylo_outbox.runtime.schedule import Schedule
 from kylo_outbox.store import heartbeats, lanes
+from kylo_outbox.store.history import published_rows
 from kylo_outbox.store.identity import require_own
-from kylo_outbox.store.outbox import stored_rows
 from kylo_outbox.store.pauses import Pauses
 from kylo_outbox.store.session import LaneSession
 from kylo_outbox.telemetry import metrics
@@ -147,7 +147,7 @@ class RelayProcess:
                 topics=kylo_topics(settings),
                 is_direct=lambda company: not settings.via_kafka(company),
                 projections=self._projections,
-                stored_rows=partial(stored_rows, database),
+                published_rows=partial(published_rows, database),
             )
         relay = self._relays[database.dsn, state.lane] = Relay(
             state=state,

@@ -11,8 +11,8 @@ from kylo_outbox.flows.verify import Verify
 from kylo_outbox.kafka.reading import LogReader
 from kylo_outbox.model.topics import dead_letter_name
 from kylo_outbox.store.deliveries import stored_delivery
+from kylo_outbox.store.history import stored_rows
 from kylo_outbox.store.identity import require_own
-from kylo_outbox.store.outbox import stored_rows
 from kylo_outbox.testing import ledger
 
 KEYS = ("710", "711", "712")

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from kylo_outbox.cli import app
 from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.settings import load
-from kylo_outbox.store.outbox import stored_rows
+from kylo_outbox.store.history import stored_rows
 from kylo_outbox.wiring import parts
 from kylo_outbox.wiring.projectors import named, projection
 from tests.helpers.rules import ingest, rows, staged
@@ -46,7 +46,7 @@ def deliver(database):
         topics=["rules.promote.requests"],
         is_direct=lambda _company: True,
         projections=[projection(built, named(built, "promote"))],
-        stored_rows=lambda topics: stored_rows(database, topics),
+        published_rows=lambda topics: stored_rows(database, topics),
     )
     assert list(direct.catch_up())
     built.close()

@@ -17,8 +17,8 @@ from kylo_outbox.kafka.producer import Publisher
 from kylo_outbox.model.topics import dead_letter_name
 from kylo_outbox.store import notices
 from kylo_outbox.store.deliveries import stored_delivery
+from kylo_outbox.store.history import stored_rows
 from kylo_outbox.store.identity import require_own
-from kylo_outbox.store.outbox import stored_rows
 from tests.helpers.broker import make_topic, read_all
 from tests.helpers.projectors import TABLE, Collects
 

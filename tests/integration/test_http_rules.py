@@ -16,7 +16,7 @@ from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.flows.overview import Overview
 from kylo_outbox.model.companies import new_company
 from kylo_outbox.settings import load
-from kylo_outbox.store.outbox import stored_rows
+from kylo_outbox.store.history import stored_rows
 from kylo_outbox.wiring import parts
 from kylo_outbox.wiring.projectors import named, projection
 from kylo_outbox.wiring.server import ServerProcess
@@ -75,7 +75,7 @@ def deliver(door, database):
         topics=["rules.promote.requests"],
         is_direct=lambda _company: True,
         projections=[projection(door.parts, named(door.parts, "promote"))],
-        stored_rows=lambda topics: stored_rows(database, topics),
+        published_rows=lambda topics: stored_rows(database, topics),
     )
     assert list(direct.catch_up())
 

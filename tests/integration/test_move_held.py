@@ -16,8 +16,8 @@ from kylo_outbox.model.transactions import parse_request
 from kylo_outbox.settings import load
 from kylo_outbox.store import carrying, desk
 from kylo_outbox.store.deliveries import stored_delivery
+from kylo_outbox.store.history import stored_rows
 from kylo_outbox.store.identity import require_own
-from kylo_outbox.store.outbox import stored_rows
 from kylo_outbox.wiring import parts
 from kylo_outbox.wiring.projectors import named, projection
 from tests.helpers.pipeline import transaction

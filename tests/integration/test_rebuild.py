@@ -15,8 +15,8 @@ from kylo_outbox.model.errors import Refused
 from kylo_outbox.model.projector import EffectProjector
 from kylo_outbox.model.topics import dead_letter_name
 from kylo_outbox.store.deliveries import stored_delivery
+from kylo_outbox.store.history import stored_rows
 from kylo_outbox.store.identity import require_own
-from kylo_outbox.store.outbox import stored_rows
 from kylo_outbox.testing import ledger
 
 TOPIC = "ledger-moves"

@@ -89,6 +89,52 @@ def test_a_transaction_that_is_in_no_table_is_a_lost_effect(kylo):
     assert set(found(kylo, since=long_ago)) == lost
 
 
+def test_lost_effects_of_triage_are_mended_in_place(kylo, control_db, monkeypatch, tmp_path):
+    """What is missing comes back, open or sorted; what people and promotions wrote since stays; nothing is emitted."""
+    for number, company in enumerate(("710", "711", "710", "710")):
+        ingest(kylo.control, number, company)
+    apply(kylo)
+    _, second, third = ids(kylo, TOPICS[0], "710")
+    do(
+        kylo,
+        "update kylo.pending_txns set status = 'resolved', resolved_at = now() "
+        "where txn_uid = (select txn_uid from kylo.transactions where txn_id = 't0')",
+        "delete from kylo.pending_txns where company_id = '711'",
+        "delete from kylo.pending_txns where txn_uid = (select txn_uid from kylo.transactions where txn_id = 't2')",
+        "delete from kylo.transactions where txn_id = 't3'",
+    )
+    with control_db.transaction() as tx:
+        before = tx.execute("select count(*) from outbox").fetchone()
+    for name, value in {"PG_DSN_RW": control_db.dsn, "ROUTE_VIA_KAFKA": "0"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("KAFKA_BROKERS", "KAFKA_BOOTSTRAP_SERVERS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def rebuild(*words, code=0):
+        result = CliRunner().invoke(app, ["rebuild", "txns", "--company", "710", "--json", *words])
+        assert result.exit_code == code, (result.stdout, result.stderr)
+        return json.loads(result.stdout)
+
+    tried = rebuild("--dry-run", code=1)
+    lacking = [{"topic": TOPICS[0], "key": "710", "outbox_id": number} for number in (second, third)]
+    assert (tried["events"], tried["lacking"], tried["failed"]) == (3, lacking, [])
+    assert len(found(kylo)) == 3, "a trial changes nothing"
+    done = rebuild("--yes")
+    assert (done["lacking"], done["changes"]) == (lacking, tried["changes"])
+    assert done["changes"]["kylo.transactions"]["inserted"] == 1
+    assert [each[2:] for each in found(kylo)] == [("txns", "711", (ids(kylo, TOPICS[0], "711")[0],))]
+    assert rebuild("--dry-run")["lacking"] == []
+    with control_db.transaction() as tx:
+        asked = (
+            "select status, count(*) from kylo.pending_txns where company_id = '710' group by status order by status"
+        )
+        assert tx.execute(asked).fetchall() == [("open", 2), ("resolved", 1)]
+        assert tx.execute("select count(*) from outbox").fetchone() == before
+        [verb] = tx.execute("select verb from kylo.audit").fetchone()
+    assert verb == "rebuild in place"
+
+
 def test_a_promotion_has_its_line_in_the_history_once_and_in_order(kylo):
     """Deleted and swapped lines are told by the requests that they came from."""
     flow = parts.rules_of(kylo)
