@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 from kylo_outbox import Event, Projector, emit, emit_many
 from kylo_outbox.cli import app
+from kylo_outbox.flows.mend import Mend
 from kylo_outbox.flows.project import Projection
 from kylo_outbox.flows.rebuild import Rebuild
-from kylo_outbox.model.errors import Refused
+from kylo_outbox.model.errors import Poison, Refused
 from kylo_outbox.model.projector import EffectProjector
 from kylo_outbox.model.topics import dead_letter_name
 from kylo_outbox.store.deliveries import stored_delivery
@@ -37,6 +38,20 @@ class Sly(ledger.Ledger):
     def apply(self, tx, _events):
         """Write elsewhere."""
         tx.execute("insert into elsewhere values (1)")
+
+
+class Again(Telling):
+    """One that may be applied again: it replaces what is there; a move of 8 cents fails."""
+
+    tables = ()
+    repeatable = True
+
+    def apply(self, tx, events):
+        """Write anew."""
+        if any(each.payload["cents"] == 8 for each in events):
+            raise Poison("eight")
+        tx.execute("delete from ledger_entries where event_id = any(%s)", ([each.event_id for each in events],))
+        super().apply(tx, events)
 
 
 @pytest.fixture
@@ -109,6 +124,24 @@ def test_damage_is_found_mended_and_undone(books):
     assert entries(books) == damaged
     with pytest.raises(Refused, match="nothing was swapped"):
         rebuild(books).undo()
+
+
+def test_effects_that_are_gone_are_applied_again_in_place(books):
+    """Gone and half gone ones, not those that are dead or wait; one that fails stops no other; nothing is emitted."""
+    whole, told = entries(books), ask(books, "select count(*) from outbox where topic = 'told'")
+    with books.transaction() as tx:
+        tx.execute("delete from ledger_entries where number in (3, 7) or number = 5 and account = 'a'")
+    damaged = entries(books)
+    histories = [lambda: history(books), lambda: history(books)]
+    for keep, after in ((False, damaged), (True, [each for each in whole if each[3] != 7])):
+        done = Mend(Again(), books, histories).run(keep=keep)
+        assert (done.events, [each.outbox_id for each in done.lacking]) == (38, [4, 6, 8])
+        assert [(each.outbox_id, reason) for each, reason in done.failed] == [(8, "eight")]
+        assert done.changes == {"kylo.ledger_entries": {"inserted": 4, "updated": 0, "deleted": 1}}
+        assert entries(books) == after
+    assert ask(books, "select count(*) from outbox where topic = 'told'") == told
+    with pytest.raises(Refused, match="may do more than mend"):
+        Mend(Telling(), books, histories)
 
 
 def test_the_projector_goes_on_after_a_swap(books):

@@ -87,13 +87,15 @@ class PositionCheck:
             self.figures.positions += 1
             self.compared.add(name)
             era, base = bases.get(name, (None, NONE))
+            forgiven = False
             if era != state.era:
                 # The first look, or one at a position that somebody accepted as it is.
                 forgiven = state.uncounted or era is not None
                 base = made[name] = base_of(each, source, behind, uncounted=forgiven)
                 self.figures.assumed += base != NONE
-                if forgiven and each.at > source.newest:
-                    continue  # taken in a life of the store that was given up
+            # Ahead of everything: taken in a life of the store that was given up, and nothing since.
+            if each.at > source.newest and (forgiven or each.taken.minus(source.all) == base != NONE):
+                continue
             if (found := compare_position(each, source, behind, base)) is not None:
                 self.findings.append(found)
         verify_positions.set_bases(tx, state.era, made)
