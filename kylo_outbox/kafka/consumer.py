@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, TopicPartition
 
 from kylo_outbox.kafka.client import KafkaAddress, KafkaFault, build, classify, client_config, guarded, raise_for
-from kylo_outbox.model.delivery import Delivery, from_record
+from kylo_outbox.model.delivery import Delivery, Lost, from_record
 from kylo_outbox.model.errors import KyloError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Subscription:
         self._assigned: set[tuple[str, int]] = set()
         self._next: dict[tuple[str, int], int] = {}
         self._taken: list[Delivery] = []
-        self._lost: list[tuple[str, int, int, int]] = []
+        self._lost: list[Lost] = []
         self._paused = False
         self._settled: dict[tuple[str, int | None], int | None] = {}
         self._told = 0.0
@@ -101,8 +101,8 @@ class Subscription:
             self._send_offsets()
         return taken
 
-    def lost(self) -> list[tuple[str, int, int, int]]:
-        """(topic, partition, first, end) of offsets that left the log before the last ones taken; told once."""
+    def lost(self) -> list[Lost]:
+        """What left the log before the last records taken; told once."""
         lost, self._lost = self._lost, []
         return lost
 
@@ -127,7 +127,7 @@ class Subscription:
                 if low > expected and before:
                     return before
                 if low > expected:
-                    self._lost.append((*place, expected, min(low, offset)))
+                    self._lost.append(Lost(*place, expected, min(low, offset)))
             self._next[place] = max(offset + 1, expected)
         return len(self._taken)
 

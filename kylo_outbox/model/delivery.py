@@ -24,6 +24,15 @@ def clean(text: str) -> str:
     return text.replace("\x00", "\\x00")
 
 
+class Lost(NamedTuple):
+    """Offsets from `first` up to (not with) `end` that left the log before they were read."""
+
+    topic: str
+    partition: int
+    first: int
+    end: int
+
+
 class Delivery(NamedTuple):
     """An event with its position and, if it came over Kafka, where it lies there.
 

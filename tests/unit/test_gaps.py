@@ -9,6 +9,7 @@ import pytest
 
 from kylo_outbox import Transient
 from kylo_outbox.flows.project import Gaps, Project
+from kylo_outbox.model.delivery import Lost
 from tests.helpers.projectors import delivery
 
 
@@ -18,7 +19,7 @@ class Source:
     assigned = frozenset({("t", 0)})
 
     def __init__(self):
-        self.paused, self.taken, self.gap = False, [delivery(9)], [("t", 0, 1, 9)]
+        self.paused, self.taken, self.gap = False, [delivery(9)], [Lost("t", 0, 1, 9)]
 
     def lost(self):
         """The gap, once."""
@@ -105,7 +106,7 @@ def test_what_is_in_hand_is_settled_before_a_gap_behind_it_is_filled(handled):
     settle = projection.handle
 
     def away(_deliveries):
-        source.taken, source.gap, projection.handle = [delivery(9)], [("t", 0, 2, 9)], settle
+        source.taken, source.gap, projection.handle = [delivery(9)], [Lost("t", 0, 2, 9)], settle
         raise Transient("PostgreSQL is away")
 
     projection.handle = away

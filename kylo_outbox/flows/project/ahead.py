@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from concurrent.futures import Future
 
-    from kylo_outbox.model.delivery import Delivery
-
-Lost = tuple[str, int, int, int]
+    from kylo_outbox.model.delivery import Delivery, Lost
 
 
 class Source(Protocol):

@@ -9,7 +9,6 @@ before. Whether the outboxes still had everything nobody can prove: the notice s
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from kylo_outbox.telemetry import metrics
@@ -17,19 +16,9 @@ from kylo_outbox.telemetry import metrics
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from kylo_outbox.model.delivery import Delivery
+    from kylo_outbox.model.delivery import Delivery, Lost
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """Offsets from `first` up to (not with) `end` left the log before they were read."""
-
-    topic: str
-    partition: int
-    first: int
-    end: int
 
 
 class Reader(Protocol):
@@ -37,7 +26,7 @@ class Reader(Protocol):
 
     @property
     def assigned(self) -> Collection[tuple[str, int]]: ...  # noqa: D102
-    def lost(self) -> Sequence[tuple[str, int, int, int]]: ...  # noqa: D102
+    def lost(self) -> Sequence[Lost]: ...  # noqa: D102
 
 
 class Gaps:
@@ -76,7 +65,7 @@ class Gaps:
         Raises:
             Transient: not now; the gap is filled from its beginning by later calls.
         """
-        self._open += [Lost(*each) for each in source.lost()]
+        self._open += source.lost()
         if self._filling is None:
             grown = self._grown(source.assigned)
             if not self._open and not grown:
