@@ -26,7 +26,7 @@ class Door:
         self._passing = asyncio.Event()
         self._passing.set()
         self._delay = 0.0
-        # (near, far) by the port that the server sees.
+        # (near, far) by the port that the server sees; the newest, should a port have been given again.
         self._pairs: dict[int, tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = {}
         self._thread = threading.Thread(target=self._run, name=f"door {self.port}", daemon=True)
 
@@ -81,7 +81,7 @@ class Door:
             near.transport.abort()
             return
         seen: int = far.get_extra_info("sockname")[1]
-        self._pairs[seen] = (near, far)
+        pair = self._pairs[seen] = (near, far)
         try:
             ways = [asyncio.ensure_future(self._carry(reader, far)), asyncio.ensure_future(self._carry(answers, near))]
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -89,8 +89,10 @@ class Door:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
         finally:
-            del self._pairs[seen]
-            for side in (near, far):
+            # While this connection was held up its server may have died, and its port may belong to another by now.
+            if self._pairs.get(seen) is pair:
+                del self._pairs[seen]
+            for side in pair:
                 side.close()
 
     async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
