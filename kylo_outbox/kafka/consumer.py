@@ -14,7 +14,7 @@ from kylo_outbox.model.delivery import Delivery, Lost, from_record
 from kylo_outbox.model.errors import KyloError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 log = logging.getLogger(__name__)
 _ANSWER = 5.0
@@ -51,7 +51,13 @@ class Subscription:
     """
 
     def __init__(
-        self, address: KafkaAddress, group: str, topics: Sequence[str], changes: Mapping[str, Any] | None = None
+        self,
+        address: KafkaAddress,
+        group: str,
+        topics: Sequence[str],
+        changes: Mapping[str, Any] | None = None,
+        *,
+        read_before: Collection[str] = (),
     ) -> None:
         """Join the group.
 
@@ -60,8 +66,11 @@ class Subscription:
             group: Its id.
             topics: What to read.
             changes: Settings of librdkafka in the place of ours; for tests.
+            read_before: Topics that the group has read before. Without a committed offset there (it expires a while
+                after the last member has left) whatever is gone from the log counts as lost unread.
         """
         self._consumer = build(Consumer, reading(address, group) | dict(changes or {}))
+        self._read_before = frozenset(read_before)
         self._assigned: set[tuple[str, int]] = set()
         self._next: dict[tuple[str, int], int] = {}
         self._taken: list[Delivery] = []
@@ -119,7 +128,8 @@ class Subscription:
                 continue
             if place not in self._next:
                 [committed] = guarded(self._consumer.committed, [TopicPartition(*place)], _ANSWER)
-                self._next[place] = committed.offset if committed.offset >= 0 else offset
+                nowhere = 0 if event.topic in self._read_before else offset
+                self._next[place] = committed.offset if committed.offset >= 0 else nowhere
             expected = self._next[place]
             if offset > expected:
                 # Also aborted transactions and compaction leave holes; what was removed lies below the low watermark.

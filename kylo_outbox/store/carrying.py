@@ -76,8 +76,10 @@ select topic, max(outbox_id) from kylo.positions
  where key = %s and projector = any(%s) and store_id = %s group by topic
 """
 WAITING = """
-select count(*) from public.outbox
- where processed_at is null and not (key = %s and topic = any(%s))
+select (select count(*) from public.outbox
+         where processed_at is null and not (key = %(key)s and topic = any(%(hints)s)))
+     + (select count(*) from kylo.outbox_delayed
+         where not (key = convert_to(%(key)s, 'UTF8') and topic = any(%(hints)s)))
 """
 # Their positions are passed already: in the new home nobody would ever ask for them.
 OPEN_ENDS = """
@@ -186,7 +188,7 @@ def unapplied(
 
 def waiting_elsewhere(tx: psycopg.Connection[Any], company_id: str, hints: Sequence[str]) -> int:
     """Events of this store that wait for Kafka, without the company's own of topics that its new home tells anew."""
-    row: Any = tx.execute(WAITING, (company_id, list(hints))).fetchone()
+    row: Any = tx.execute(WAITING, {"key": company_id, "hints": list(hints)}).fetchone()
     return int(row[0])
 
 

@@ -1,7 +1,7 @@
 """What an outbox still has of what was saved, for those who apply it or send it once more.
 
 Never among it: what was taken out before it was published, by an operator or as a dead letter of the relay. Nobody is
-to get it any more; a dead letter that is sent after all is saved anew.
+to get it any more; a dead letter that is sent after all is saved anew. Each reading is as of its beginning.
 """
 
 from __future__ import annotations
@@ -19,22 +19,27 @@ if TYPE_CHECKING:
     from kylo_outbox.store.outbox import Row
 
 _NEWEST = "select coalesce(max(id), 0) from kylo.outbox_log"
-# Behind a held event everything of its key waits, also what the relay has not read yet.
 STORED = f"""
 select {COLUMNS} from kylo.outbox_log o
  where o.id > %(after)s and o.id <= %(newest)s and o.topic = any(%(topics)s)
-   and not exists (select from kylo.outbox_held h where h.topic = o.topic and h.key = o.key and h.id <= o.id)
  order by o.id limit %(limit)s
 """  # noqa: S608 - the only thing put in is a constant of this file
-# Behind the cursor, seen by it, and not held: what the relay has not published yet comes by itself.
+# One statement, so that an event that is let go meanwhile is in one of the two.
+_NOW = """
+select (select json_agg(json_build_object('slot_from', slot_from, 'slot_to', slot_to, 'except_slots', except_slots,
+                                          'high_water', high_water, 'snapshot', snapshot::text))::text
+          from kylo.lanes),
+       (select array_agg(id) from kylo.outbox_held where topic = any(%s))
+"""
+# Behind the cursor and seen by it: what the relay has not published yet comes by itself.
 PUBLISHED = f"""
 select {COLUMNS} from kylo.outbox_log o
  where o.id > %(after)s and o.topic = any(%(topics)s)
    and (%(key)s::bytea is null or o.key = %(key)s) and (%(since)s::timestamptz is null or o.created_at >= %(since)s)
-   and exists (select from kylo.lanes l
+   and exists (select from json_to_recordset(%(lanes)s::json)
+                        as l(slot_from int, slot_to int, except_slots smallint[], high_water bigint, snapshot text)
                 where o.slot >= l.slot_from and o.slot < l.slot_to and o.slot <> all (l.except_slots)
-                  and o.id <= l.high_water and pg_visible_in_snapshot(o.xid, l.snapshot))
-   and not exists (select from kylo.outbox_held h where h.id = o.id)
+                  and o.id <= l.high_water and pg_visible_in_snapshot(o.xid, l.snapshot::pg_snapshot))
  order by o.id limit %(limit)s
 """  # noqa: S608 - the only thing put in is a constant of this file
 
@@ -42,12 +47,11 @@ select {COLUMNS} from kylo.outbox_log o
 def stored_rows(database: Database, topics: Collection[str], chunk: int = 1000) -> Iterator[list[Row]]:
     """Committed rows of some topics, published or not, in id order, up to the newest one at the beginning.
 
-    Keys that are held end before their first held event. Rows that commit meanwhile are not promised; whoever needs
-    those reads the lane.
+    For those who know from elsewhere which of them were applied. Rows that commit meanwhile are not promised.
     """
     with database.transaction() as tx:
         [newest] = tx.execute(_NEWEST).fetchone() or (0,)
-    return _in_batches(database, STORED, {"topics": list(topics), "newest": newest, "limit": chunk})
+    return _in_batches(database, STORED, {"topics": list(topics), "newest": newest, "limit": chunk}, frozenset())
 
 
 def published_rows(
@@ -57,19 +61,31 @@ def published_rows(
     since: datetime | None = None,
     chunk: int = 1000,
 ) -> Iterator[list[Row]]:
-    """Rows of some topics that went out, in id order, in batches; `key` and `since` (time of the emit) narrow them."""
-    named = None if key is None else key.encode()
-    return _in_batches(database, PUBLISHED, {"topics": list(topics), "key": named, "since": since, "limit": chunk})
+    """Rows of some topics that had gone out when this began, in id order; `key` and `since` (time of the emit) narrow.
+
+    Of each key a beginning without holes: what goes out meanwhile, or is let go, is not among it, however long it
+    takes. Otherwise a position could pass an event that was held when its turn came.
+    """
+    with database.transaction() as tx:
+        lanes, held = tx.execute(_NOW, (list(topics),)).fetchone() or (None, None)
+    values = {
+        "topics": list(topics),
+        "key": None if key is None else key.encode(),
+        "since": since,
+        "lanes": lanes or "[]",
+        "limit": chunk,
+    }
+    return _in_batches(database, PUBLISHED, values, frozenset(held or ()))
 
 
-def _in_batches(database: Database, query: str, values: dict[str, object]) -> Iterator[list[Row]]:
+def _in_batches(database: Database, query: str, values: dict[str, object], held: frozenset[int]) -> Iterator[list[Row]]:
     after = 0
     while True:
         with database.transaction() as tx:
             rows: list[Row] = tx.execute(query, {**values, "after": after}).fetchall()
             if not rows:
                 return
-            nobodys = left.taken_out(tx, [row[0] for row in rows])
+            nobodys = held | left.taken_out(tx, [row[0] for row in rows])
         after = rows[-1][0]
         if wanted := [row for row in rows if row[0] not in nobodys]:
             yield wanted

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
     import psycopg
 
+# A circuit that is open is told again and again, and the answer goes on to count; whatever else is told is new.
 TELL = """
-insert into kylo.notices (projector, kind, subject, detail, figures) values (%s, %s, %s, %s, %s::jsonb)
+insert into kylo.notices as n (projector, kind, subject, detail, figures) values (%s, %s, %s, %s, %s::jsonb)
 on conflict (projector, kind, subject)
-   do update set detail = excluded.detail, figures = excluded.figures, seen_at = clock_timestamp()
+   do update set detail = excluded.detail, figures = excluded.figures, seen_at = clock_timestamp(),
+                 accepted_at = case n.kind when 'circuit' then n.accepted_at end
 returning accepted_at is not null
 """
 END = "delete from kylo.notices where projector = %s and kind = %s and subject = %s"

@@ -57,6 +57,10 @@ update kylo.positions p
 """
 _COLUMNS = ("store_id", "topic", "key", "generation", "outbox_id", "applied", "digest", "duplicates")
 _UNMOVED = (-1, -1, 0, 0, 0)
+_TAKEN_FROM = """
+select topic from unnest(%s::text[]) as asked(topic)
+ where exists (select from kylo.positions p where p.projector = %s and p.topic = asked.topic)
+"""
 HOLDS = "select exists (select from kylo.holds where projector = %s and kind = 'dead')"
 
 
@@ -143,3 +147,8 @@ def move(tx: psycopg.Connection[Any], projector: str, taken: Iterable[Delivery],
     if moves:
         rows = [dict(zip(_COLUMNS, (*key, *figures), strict=True)) for key, figures in moves.items()]
         tx.execute(MOVE, (json.dumps(rows), projector))
+
+
+def taken_from(tx: psycopg.Connection[Any], projector: str, topics: Sequence[str]) -> set[str]:
+    """Which of `topics` the projector has ever taken an event from, in this database."""
+    return {topic for [topic] in tx.execute(_TAKEN_FROM, (list(topics), projector))}

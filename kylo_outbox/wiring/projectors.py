@@ -6,7 +6,7 @@ import importlib
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kylo_outbox.flows.post_sheet import AnnounceUnposted, PostSheet
 from kylo_outbox.flows.project import Aside, Deaths, Gaps, Project, Projection
@@ -20,9 +20,9 @@ from kylo_outbox.model.errors import Misconfigured
 from kylo_outbox.model.projector import Projector
 from kylo_outbox.runtime import collector
 from kylo_outbox.runtime.schedule import Schedule
-from kylo_outbox.store import intake, notices
+from kylo_outbox.store import intake, notices, positions
 from kylo_outbox.store.deliveries import stored_delivery
-from kylo_outbox.store.history import stored_rows
+from kylo_outbox.store.history import published_rows, stored_rows
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.wiring import sheets
 from kylo_outbox.wiring.lagging import LAG_EVERY, LagWatch
@@ -30,7 +30,7 @@ from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema
 from kylo_outbox.wiring.verify import verifier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from kylo_outbox.model.delivery import Delivery
     from kylo_outbox.model.topics import OnPoison
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from kylo_outbox.runtime.stop import Stop
     from kylo_outbox.settings import Settings
     from kylo_outbox.store.engine import Database
+    from kylo_outbox.store.outbox import Row
+
+Rows: TypeAlias = "Callable[[Database, Sequence[str]], Iterator[list[Row]]]"
 
 NAMES = ("txns", "promote", "sheets")
 TELLING = ("txns", "promote")
@@ -70,11 +73,6 @@ def projection(parts: Parts, projector: Projector) -> Projection:
     def database_of(delivery: Delivery) -> Database:
         return parts.directory.database_of(delivery.event.key) if of_company else parts.control
 
-    def databases() -> list[Database]:
-        if not of_company:
-            return [parts.control]
-        return [store.database for store in parts.directory.stores() if not store.problem]
-
     def on_poison(topic: str) -> OnPoison:
         # Whoever says skip, the projector or the topic, means that nobody needs to wait.
         return "skip" if topic in skipped else projector.on_poison
@@ -84,10 +82,17 @@ def projection(parts: Parts, projector: Projector) -> Projection:
         database_of,
         declared.dead_letter_name,
         on_poison=on_poison,
-        databases=databases,
+        databases=partial(_homes, parts, projector),
         aside=Aside(parts.control, projector.name) if of_company else None,
         notices=partial(_notice, parts, projector.name),
     )
+
+
+def _homes(parts: Parts, projector: Projector) -> list[Database]:
+    """The databases in which its effects lie, as far as they can be reached."""
+    if projector.store != "company":
+        return [parts.control]
+    return [store.database for store in parts.directory.stores() if not store.problem]
 
 
 def _notice(parts: Parts, projector: str, kind: str, subject: str, text: str | None) -> bool:
@@ -98,14 +103,14 @@ def _notice(parts: Parts, projector: str, kind: str, subject: str, text: str | N
         return notices.tell(tx, projector, kind, subject, text)
 
 
-def stored_events(parts: Parts, topic: str) -> Iterator[list[Delivery]]:
+def stored_events(parts: Parts, topic: str, rows_of: Rows = stored_rows) -> Iterator[list[Delivery]]:
     """What the outboxes of all stores that can be reached still have of a topic, store by store in order."""
     for store in parts.directory.stores():
         if store.problem:
             continue
         with store.database.begin() as connection:
             own = require_own(connection)
-        for rows in stored_rows(store.database, [topic]):
+        for rows in rows_of(store.database, [topic]):
             yield [stored_delivery(row, own.store_id) for row in rows]
 
 
@@ -180,13 +185,23 @@ class ProjectorProcess:
 
     def _worker(self, projector: Projector) -> Worker:
         source = Subscription(
-            kafka_address(self._parts.settings), projector.group or projector.name, list(projector.topics)
+            kafka_address(self._parts.settings),
+            projector.group or projector.name,
+            list(projector.topics),
+            read_before=self._read_before(projector),
         )
         deaths = Deaths(self._parts.control, projector.name)
         gaps = self._gaps[projector.name] = self._watch(projector)
         worker = Project(projection(self._parts, projector), source, deaths=deaths, gaps=gaps)
         self._workers[projector.name] = worker
         return worker
+
+    def _read_before(self, projector: Projector) -> set[str]:
+        found: set[str] = set()
+        for database in _homes(self._parts, projector):
+            with database.transaction() as tx:
+                found |= positions.taken_from(tx, projector.name, projector.topics)
+        return found
 
     def _watch(self, projector: Projector) -> Gaps:
         control, name = self._parts.control, projector.name
@@ -198,7 +213,7 @@ class ProjectorProcess:
                 notices.set_partitions(tx, name, topic, partitions)
 
         tell = partial(_notice, self._parts, name)
-        return Gaps(name, before, partial(stored_events, self._parts), tell, learn)
+        return Gaps(name, before, partial(stored_events, self._parts, rows_of=published_rows), tell, learn)
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -32,8 +32,14 @@ def soak(stage, wanted):
     print(*lines(wanted, outcome), sep="\n")
     if not outcome.good:
         for log in sorted({*stage.folder.glob("*.log"), *stage.folder.glob("*/*.log")}):
-            print("", log.name, *log.read_text(errors="replace").splitlines()[-40:], sep="\n")
+            print("", log.name, *_told(log.read_text(errors="replace").splitlines()), sep="\n")
     return outcome
+
+
+def _told(log):
+    """Its end, and all of where the threads stood if it says so."""
+    dump = next((number for number, line in enumerate(log) if line.startswith("Fatal Python error")), len(log))
+    return log[min(dump, max(0, len(log) - 40)) :]
 
 
 @pytest.mark.parametrize("wanted", [SHORT, pytest.param(FULL, marks=pytest.mark.full)], ids=["short", "full"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from kylo_outbox import emit
@@ -64,11 +66,20 @@ def ids(batches):
     return [row[0] for rows in batches for row in rows]
 
 
-def test_a_held_key_ends_before_its_first_held_event(outbox):
-    """9 is not passed and not held yet, but it waits behind 3; key b goes on."""
-    assert ids(stored_rows(outbox, [TOPIC])) == [1, 2, 4, 6, 8, 10]
+def test_what_has_not_gone_out_is_not_among_what_has(outbox):
+    """Held, or not passed by the relay yet."""
+    assert ids(stored_rows(outbox, [TOPIC])) == list(range(1, 11))
     assert ids(published_rows(outbox, [TOPIC])) == [1, 2, 4, 6, 8]
     assert ids(published_rows(outbox, [TOPIC], key="a")) == [1]
+
+
+def test_what_goes_out_meanwhile_waits_for_its_own_turn(outbox):
+    """A key that is let go while its history is read: its later events are not handed out without the earlier ones."""
+    reading = published_rows(outbox, [TOPIC], chunk=4)
+    assert [row[0] for row in next(reading)] == [1, 2, 4]
+    do(outbox, "delete from kylo.outbox_held", PASS.format(10))
+    assert ids(reading) == [6, 8]
+    assert ids(published_rows(outbox, [TOPIC])) == list(range(1, 11))
 
 
 def test_what_was_taken_out_is_given_to_nobody(outbox):
@@ -76,7 +87,6 @@ def test_what_was_taken_out_is_given_to_nobody(outbox):
     with outbox.transaction() as tx:
         assert holds.discard(tx, TOPIC, "a", row_id=3, reason="test", who="me").ids == (3,)
         assert holds.dead_letter(tx, TOPIC, "a", row_id=5, reason="test", who="me").ids == (5,)
-    assert ids(stored_rows(outbox, [TOPIC])) == [1, 2, 4, 6, 8, 10]
     do(outbox, "delete from kylo.outbox_held")
     assert ids(stored_rows(outbox, [TOPIC], chunk=1)) == [1, 2, 4, 6, 7, 8, 9, 10]
     assert ids(published_rows(outbox, [TOPIC], chunk=1)) == [1, 2, 4, 6, 7, 8]
@@ -125,3 +135,12 @@ def test_a_company_does_not_wait_for_what_nobody_gets(outbox):
         tx.execute(HOLD.replace("between 3 and 7", "= 3"))
         holds.discard(tx, TOPIC, "a", row_id=3, reason="test", who="me")
         assert carrying.unapplied(tx, tx, "a", own(outbox), {"ledger": TOPIC}) == []
+
+
+def test_a_company_leaves_no_delayed_event_behind(outbox):
+    """What becomes due after the move would be published by nobody; hints about its own tabs are told anew."""
+    with outbox.transaction() as tx:
+        before = carrying.waiting_elsewhere(tx, "a", ["hints"])
+        for topic in ("other", "hints"):
+            emit(tx, topic=topic, key="a", type="T", payload={}, available_at=datetime.now(UTC) + timedelta(days=1))
+        assert carrying.waiting_elsewhere(tx, "a", ["hints"]) == before + 1

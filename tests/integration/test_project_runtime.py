@@ -15,7 +15,7 @@ from kylo_outbox.flows.project import Aside, Projection
 from kylo_outbox.model.delivery import from_record
 from kylo_outbox.model.errors import CircuitOpen, Unreachable
 from kylo_outbox.model.topics import dead_letter_name
-from kylo_outbox.store import keyholds
+from kylo_outbox.store import keyholds, notices
 from kylo_outbox.store.engine import Database
 from tests.helpers.odd_records import records
 from tests.helpers.projectors import STORE, Collects, applied, ask, delivery, on
@@ -164,6 +164,36 @@ def test_an_accepted_circuit_buries(home):
     projection = on(home, notices=lambda *_: True)
     projection.handle([delivery(n, f"k{n}", BAD) for n in range(1, 41)])
     assert ask(home, "select count(*) from kylo.dead_letters") == [(40,)]
+
+
+def test_an_answer_counts_for_the_circuit_that_it_was_given_to(home):
+    """The process that opened it is gone, a person accepted it, a new process finds all well: next time it asks."""
+
+    def tell(kind, subject, text):
+        with home.transaction() as tx:
+            if text is None:
+                notices.end(tx, "collects", kind, subject)
+                return False
+            return notices.tell(tx, "collects", kind, subject, text)
+
+    with pytest.raises(CircuitOpen):
+        on(home, notices=tell).handle([delivery(n, f"k{n}", BAD) for n in range(1, 41)])
+    with home.transaction() as tx:
+        assert len(notices.accept(tx, "collects")) == 1
+        assert notices.tell(tx, "collects", "circuit", "", "the same goes on")
+    on(home, notices=tell).handle([delivery(n, f"k{n}") for n in range(1, 41)])
+    assert ask(home, "select count(*) from kylo.notices") == [(0,)]
+    with pytest.raises(CircuitOpen):
+        on(home, notices=tell).handle([delivery(n, f"k{n}", BAD) for n in range(41, 81)])
+
+
+def test_records_that_are_lost_again_are_told_again(home):
+    """What a person has accepted was the loss before."""
+    with home.transaction() as tx:
+        assert not notices.tell(tx, "p", "lost", "t/0", "5 records")
+        notices.accept(tx, "p")
+        assert not notices.tell(tx, "p", "lost", "t/0", "7 records")
+        assert [each.accepted_at for each in notices.read(tx)] == [None]
 
 
 class Computes(Collects):

@@ -19,7 +19,7 @@ class Client:
 
     def __init__(self, records):
         self.left = [self._message(*each) for each in records]
-        self.silent = False
+        self.silent, self.committed_at = False, 10
 
     @staticmethod
     def _message(partition, offset):
@@ -51,7 +51,7 @@ class Client:
         """Ten, if somebody answers."""
         if self.silent:
             raise KafkaFault("no broker answers", "broker", "_TIMED_OUT")
-        return [SimpleNamespace(offset=10) for _ in places]
+        return [SimpleNamespace(offset=self.committed_at) for _ in places]
 
     def get_watermark_offsets(self, _place, _seconds):
         """Where the log begins and ends."""
@@ -62,10 +62,10 @@ class Client:
 def member(monkeypatch):
     """A member whose client has these records."""
 
-    def make(*records):
+    def make(*records, read_before=()):
         client = Client(records)
         monkeypatch.setattr(consumer, "build", lambda *_: client)
-        return Subscription(KafkaAddress("nowhere:1"), "g", ["t"]), client
+        return Subscription(KafkaAddress("nowhere:1"), "g", ["t"], read_before=read_before), client
 
     return make
 
@@ -101,3 +101,11 @@ def test_a_silent_broker_loses_neither_records_nor_the_gap(member):
         subscription.take(100, 0.0)
     client.silent = False
     assert taken(subscription) == ([(0, 15)], [("t", 0, 10, 15)])
+
+
+@pytest.mark.parametrize(("read_before", "lost"), [(["t"], [("t", 0, 0, 15)]), (["other"], [])])
+def test_without_a_committed_offset_a_group_that_has_read_before_may_have_lost_something(member, read_before, lost):
+    """Its offset has expired; a group that is new begins where the log begins."""
+    subscription, client = member((0, 15), (0, 16), read_before=read_before)
+    client.committed_at = -1001
+    assert taken(subscription) == ([(0, 15), (0, 16)], lost)

@@ -92,7 +92,8 @@ class Projection:
         self._aside = aside
         self._notices = notices or (lambda _kind, _subject, _text: False)
         self._circuit = Circuit()
-        self._open = False
+        # Unknown: whoever ran before may have left it open, and a person may have said yes to that one.
+        self._open: bool | None = None
         self._tended_at = time.monotonic()
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
@@ -269,13 +270,14 @@ class Projection:
         if failed and self._circuit.opens(failed, found.passed):
             reason, _ = dead_letters.reason_of(found.failed[-1][1])
             text = f"most of what arrives fails, nothing is set aside until it passes again; the last reason: {reason}"
-            if not self._notices(_CIRCUIT, "", text):
-                self._open = True
+            accepted = self._notices(_CIRCUIT, "", text)
+            self._open = True
+            if not accepted:
                 metrics.PROJECTOR_CIRCUIT.labels(self.projector.name).set(1)
                 raise CircuitOpen(f"{self.projector.name}: {text}")
-        elif self._open and found.passed:
-            self._open = False
+        elif self._open is not False and found.passed:
             self._notices(_CIRCUIT, "", None)
+            self._open = False
             metrics.PROJECTOR_CIRCUIT.labels(self.projector.name).set(0)
         self._circuit.settled(failed, found.passed)
 
