@@ -43,14 +43,17 @@ select pg_current_snapshot()::text, epoch, pg_sequence_last_value('kylo.outbox_l
 """
 _SLOTS = "and slot >= %(slot_from)s and slot < %(slot_to)s and slot <> all(%(without)s::smallint[])"
 # Late rows are asked for by their transaction, so that history is never walked: those that ran at the last snapshot
-# one by one in the order of ids (a long one may have a million), those that began after it together.
+# one by one in the order of ids (a long one may have a million), those that began after it together. Pairs are
+# compared, because only the index that begins with the transaction can do that: where one of them wrote nearly
+# everything, the planner would walk all ids and hope to meet the asked one soon.
 LATE = f"""
 select {_COLUMNS} from (
     select o.* from unnest(%(running)s::xid8[]) r
      cross join lateral (
          select * from kylo.outbox_log
-          where xid = r and id > %(late_after)s and id <= %(high_water)s {{slots}}
-          order by id limit %(limit)s) o
+          where (xid, id) > (r, %(late_after)s::bigint) and (xid, id) <= (r, %(high_water)s::bigint)
+            and id > %(late_after)s and id <= %(high_water)s {{slots}}
+          order by xid, id limit %(limit)s) o
      where pg_visible_in_snapshot(r, {{until}})
     union all
     select * from (
