@@ -70,10 +70,25 @@ class Rebuild:
         """Build, compare and, with `swap`, change places; without it the live tables are not touched.
 
         Raises:
-            Refused: history is incomplete, an event fails that the live projector applied, or the projector writes
-                tables that it does not name.
+            Refused: history is incomplete, an event fails that the live projector applied, the projector writes
+                tables that it does not name, or another rebuild of it runs.
             Transient: not now; nothing was changed.
         """
+        with self._shadow.alone(self._database):
+            return self._run(swap=swap)
+
+    def undo(self) -> None:
+        """Bring back the rows from before the last swap.
+
+        Raises:
+            Refused: that would lose something, or a rebuild runs.
+            Transient: not now; nothing was changed.
+        """
+        with self._shadow.alone(self._database), self._database.transaction() as tx:
+            may_idle(tx, _LONG)
+            self._shadow.undo(tx)
+
+    def _run(self, *, swap: bool) -> Rebuilt:
         for order in (self._histories, list(reversed(self._histories))):
             pass_ = self._pass(order)
             with self._database.transaction() as tx:
@@ -87,6 +102,7 @@ class Rebuild:
                 if not missing:
                     return self._finish(tx, tables, pass_.events, swap=swap)
         with self._database.transaction() as tx:
+            self._shadow.require_own(tx)
             self._shadow.drop(tx)
         _, topic, key = missing[0]
         keys = f"{len(missing)} keys, such as {topic} {key}"
@@ -94,12 +110,6 @@ class Rebuild:
             f"history is incomplete for {keys}: neither log nor outbox has all that was applied; nothing was changed"
         )
         raise Refused([fault])
-
-    def undo(self) -> None:
-        """Bring back the rows from before the last swap; raises `Refused` if that would lose something."""
-        with self._database.transaction() as tx:
-            may_idle(tx, _LONG)
-            self._shadow.undo(tx)
 
     def _pass(self, order: Sequence[Callable[[], Iterable[Sequence[Delivery]]]]) -> _Pass:
         with self._database.transaction() as tx:
@@ -111,6 +121,7 @@ class Rebuild:
         return made
 
     def _finish(self, tx: Any, tables: Sequence[Table], events: int, *, swap: bool) -> Rebuilt:
+        self._shadow.require_own(tx)
         found = Rebuilt(events, self._shadow.compare(tx, tables), swap)
         if swap:
             self._shadow.swap(tx, tables)

@@ -18,6 +18,7 @@ from kylo_outbox.model.topics import dead_letter_name
 from kylo_outbox.store.deliveries import stored_delivery
 from kylo_outbox.store.history import stored_rows
 from kylo_outbox.store.identity import require_own
+from kylo_outbox.store.shadow import Shadow
 from kylo_outbox.testing import ledger
 
 TOPIC = "ledger-moves"
@@ -214,3 +215,48 @@ def test_the_command(books, monkeypatch, tmp_path):
     run("--dry-run", code=1)
     verbs = ask(books, "select verb, reason from kylo.audit order by id")
     assert verbs == [("rebuild", "ledger"), ("rebuild undo", "ledger")]
+
+
+def interrupted(database, act):
+    """A history that does something else after its first batch."""
+    batches = history(database)
+    first = next(batches)
+    yield first[:20]
+    act()
+    yield first[20:]
+    yield from batches
+
+
+def test_one_rebuild_at_a_time(books):
+    """While one runs, a second one, a trial and an undo are refused and spoil nothing; afterwards they may."""
+    rebuild(books).run(swap=True)
+    whole = entries(books)
+
+    def others():
+        for act in (lambda: rebuild(books).run(swap=False), rebuild(books).undo):
+            with pytest.raises(Refused, match="another rebuild"):
+                act()
+
+    done = Rebuild(Telling(), books, [lambda: interrupted(books, others)]).run(swap=True)
+    assert (done.events, entries(books)) == (38, whole)
+    assert rebuild(books).run(swap=False).tables[0].equal
+
+
+@pytest.mark.parametrize("when", ["between two batches", "at the end"])
+def test_the_shadow_of_another_run_is_never_swapped(books, when):
+    """Should the lock be lost, a shadow that somebody else made is neither written nor put in place."""
+    whole = entries(books)
+
+    def other():
+        with books.transaction() as tx:
+            Shadow("ledger", ("ledger_entries",)).make(tx)
+
+    def at_the_end():
+        yield from history(books)
+        other()
+
+    histories = [at_the_end if when == "at the end" else lambda: interrupted(books, other)]
+    with pytest.raises(Refused, match="took the place of this one"):
+        Rebuild(Telling(), books, histories).run(swap=True)
+    assert entries(books) == whole
+    assert ask(books, "select count(*) from kylo_shadow_ledger.ledger_entries") == [(0,)]
