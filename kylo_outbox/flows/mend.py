@@ -16,7 +16,7 @@ from kylo_outbox.model.appearances import Met
 from kylo_outbox.model.delivery import NOWHERE
 from kylo_outbox.model.errors import Refused, Transient
 from kylo_outbox.model.upcast import lift
-from kylo_outbox.store import shadow
+from kylo_outbox.store import decided, shadow
 from kylo_outbox.store.changes import changed_rows, counts
 from kylo_outbox.store.emit import muted
 from kylo_outbox.store.engine import may_idle
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kylo_outbox.model.delivery import Delivery, PositionAt, PositionKey
     from kylo_outbox.model.events import Event
     from kylo_outbox.model.projector import Projector
+    from kylo_outbox.store.decided import Place
     from kylo_outbox.store.engine import Database
 
 _LONG = 600.0
@@ -89,7 +90,7 @@ class Mend:
         with self._database.transaction() as tx:
             may_idle(tx, _LONG)
             taken = {key: each.at for key, each in shadow.live_positions(tx, self._projector.name).items()}
-            left_out = shadow.not_applied(tx, self._projector.name)
+            left_out = decided.not_applied(tx, self._projector.name)
         found = Mended()
         for history in self._histories:
             for batch in history():
@@ -102,13 +103,13 @@ class Mend:
         self,
         delivery: Delivery,
         taken: dict[PositionKey, PositionAt],
-        left_out: set[tuple[PositionKey, PositionAt]],
+        left_out: set[Place],
     ) -> bool:
         if self._key not in {None, delivery.event.key} or not delivery.store_id:
             return False  # records of other producers have no event id by which an effect could be told
         if delivery.position > taken.get(delivery.position_key, NOWHERE):
             return False
-        if (delivery.position_key, delivery.position) in left_out:
+        if decided.place_of(delivery) in left_out:
             return False
         return self._met[delivery.store_id].add(delivery.position)
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 from psycopg import sql
 
 from kylo_outbox.model.errors import Refused
-from kylo_outbox.store.deliveries import COLUMNS, delivery_of
+from kylo_outbox.store.decided import NOT_APPLIED
 from kylo_outbox.store.engine import as_ours, connect
 
 if TYPE_CHECKING:
@@ -43,15 +43,15 @@ select attname, attidentity <> '' or atthasdef as made_here, pg_get_serial_seque
 _POSITIONS = """
 select store_id, topic, key, generation, outbox_id, applied, digest from kylo.positions where projector = %s
 """
-_NOT_APPLIED = f"""
-select {COLUMNS} from kylo.dead_letters where stage = %(name)s and outcome is distinct from 'applied'
-union all
-select {COLUMNS} from kylo.held_events where projector = %(name)s and kind = 'dead'
-"""  # noqa: S608 - names of columns
 _SAME_POSITIONS = """
 select not exists (
     (select store_id, topic, key, generation, outbox_id, applied from kylo.positions where projector = %s)
     except select store_id, topic, key, generation, outbox_id, applied from {former}.kylo_positions)
+"""
+# Releases and replays move no position.
+_APPLIED_SINCE = """
+select exists (
+    select store_id, topic, key, generation, outbox_id from {former}.kylo_not_applied except ({not_applied}))
 """
 
 
@@ -206,6 +206,8 @@ class Shadow:
         positions = sql.Identifier(self.former, "kylo_positions")
         keep = sql.SQL("create table {} as select * from kylo.positions where projector = {}")
         tx.execute(keep.format(positions, sql.Literal(self._projector)))
+        waiting = sql.Identifier(self.former, "kylo_not_applied")
+        tx.execute(sql.SQL("create table {} as {}").format(waiting, self._not_applied()))
         self.drop(tx)
 
     def undo(self, tx: psycopg.Connection[Any]) -> None:
@@ -221,7 +223,9 @@ class Shadow:
         self.lock(tx, tables)
         same = sql.SQL(_SAME_POSITIONS).format(former=sql.Identifier(self.former))
         [unchanged] = tx.execute(same, (self._projector,)).fetchone() or (False,)
-        if not unchanged:
+        since = sql.SQL(_APPLIED_SINCE).format(former=sql.Identifier(self.former), not_applied=self._not_applied())
+        [released] = tx.execute(since).fetchone() or (True,)
+        if released or not unchanged:
             raise Refused([f"{self._projector}: it has applied more since the swap; undoing would lose that"])
         for table in tables:
             self._replace(tx, table, self.former)
@@ -230,6 +234,9 @@ class Shadow:
     def drop(self, tx: psycopg.Connection[Any]) -> None:
         """Remove the shadow."""
         tx.execute(_sql("drop schema if exists {} cascade", self.schema))
+
+    def _not_applied(self) -> sql.SQL:
+        return sql.SQL(NOT_APPLIED % {"name": sql.Literal(self._projector).as_string()})
 
     @staticmethod
     def _replace(tx: psycopg.Connection[Any], table: Table, source: str) -> None:
@@ -250,12 +257,6 @@ def live_positions(tx: psycopg.Connection[Any], projector: str) -> dict[Position
         (store_id, topic, key): Taken((generation, number), applied, int(digest))
         for store_id, topic, key, generation, number, applied, digest in tx.execute(_POSITIONS, (projector,))
     }
-
-
-def not_applied(tx: psycopg.Connection[Any], projector: str) -> set[tuple[PositionKey, PositionAt]]:
-    """Events that were taken but not applied: dead letters, discarded ones, and what waits behind them."""
-    found = map(delivery_of, tx.execute(_NOT_APPLIED, {"name": projector}))
-    return {(delivery.position_key, delivery.position) for delivery in found}
 
 
 def _sql(text: str, schema: str) -> sql.Composed:

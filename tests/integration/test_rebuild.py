@@ -12,9 +12,10 @@ from kylo_outbox.cli import app
 from kylo_outbox.flows.mend import Mend
 from kylo_outbox.flows.project import Projection
 from kylo_outbox.flows.rebuild import Rebuild
-from kylo_outbox.model.errors import Poison, Refused
+from kylo_outbox.model.errors import Poison, Refused, Transient
 from kylo_outbox.model.projector import EffectProjector
 from kylo_outbox.model.topics import dead_letter_name
+from kylo_outbox.store import dead_letters, desk
 from kylo_outbox.store.deliveries import stored_delivery
 from kylo_outbox.store.history import stored_rows
 from kylo_outbox.store.identity import require_own
@@ -52,6 +53,16 @@ class Again(Telling):
         if any(each.payload["cents"] == 8 for each in events):
             raise Poison("eight")
         tx.execute("delete from ledger_entries where event_id = any(%s)", ([each.event_id for each in events],))
+        super().apply(tx, events)
+
+
+class Forgiving(Telling):
+    """One whose fault is mended: it takes the move of -1 cent as one of 1."""
+
+    def apply(self, tx, events):
+        """Write the amount without its sign."""
+        for event in events:
+            event.payload["cents"] = abs(event.payload["cents"])
         super().apply(tx, events)
 
 
@@ -260,3 +271,54 @@ def test_the_shadow_of_another_run_is_never_swapped(books, when):
         Rebuild(Telling(), books, histories).run(swap=True)
     assert entries(books) == whole
     assert ask(books, "select count(*) from kylo_shadow_ledger.ledger_entries") == [(0,)]
+
+
+def release(database):
+    """The cause is mended: the dead letter and what waits behind it are let go and applied."""
+    with database.transaction() as tx:
+        letters = desk.find(tx, desk.Filter())
+        assert desk.release(tx, letters, who="me", reason=None).ids == [letter.id for letter in letters]
+    Projection(Forgiving(), lambda _delivery: database, dead_letter_name, databases=lambda: [database]).tend(
+        at_once=True
+    )
+
+
+def test_undo_is_refused_after_a_release(books):
+    """A release moves no position; the former rows would come back without its effects."""
+    rebuild(books).run(swap=True)
+    release(books)
+    assert len(entries(books)) == 80
+    with pytest.raises(Refused, match="applied more since"):
+        rebuild(books).undo()
+    assert len(entries(books)) == 80
+
+
+def test_what_is_released_during_a_rebuild_is_in_it(books):
+    """A pass that skipped what is applied by its end is made anew, so that the order of the key stays."""
+    first = iter([True])
+
+    def once():
+        if next(first, False):
+            release(books)
+
+    done = Rebuild(Forgiving(), books, [lambda: interrupted(books, once)]).run(swap=True)
+    assert (done.events, [each.equal for each in done.tables]) == (40, [True])
+    assert len(entries(books)) == 80
+
+
+def test_releases_without_an_end_swap_nothing(books):
+    """Another one during each pass: not now, and nothing is changed."""
+    numbers = [1, 2, 3]
+    with books.transaction() as tx:
+        for delivery in [each for batch in history(books) for each in batch if each.event.outbox_id in numbers]:
+            dead_letters.bury(tx, "ledger", delivery, Poison("no"), 1, dead_letter_name(TOPIC))
+    whole = entries(books)
+
+    def one():
+        with books.transaction() as tx:
+            settled = "update kylo.dead_letters set settled_at = now(), outcome = 'applied' where outbox_id = %s"
+            tx.execute(settled, (numbers.pop(),))
+
+    with pytest.raises(Transient, match="again and again"):
+        Rebuild(Telling(), books, [lambda: interrupted(books, one)]).run(swap=True)
+    assert (numbers, entries(books)) == ([], whole)
