@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from kylo_outbox import Event, Projector, emit, emit_many
 from kylo_outbox.cli import app
+from kylo_outbox.flows.housekeeping import Housekeeping
 from kylo_outbox.flows.mend import Mend
 from kylo_outbox.flows.project import Projection
 from kylo_outbox.flows.rebuild import Rebuild
@@ -273,6 +274,12 @@ def test_the_shadow_of_another_run_is_never_swapped(books, when):
     assert ask(books, "select count(*) from kylo_shadow_ledger.ledger_entries") == [(0,)]
 
 
+def tend(database):
+    """What the running projector does with what was let go, its fault mended."""
+    made = Projection(Forgiving(), lambda _delivery: database, dead_letter_name, databases=lambda: [database])
+    made.tend(at_once=True)
+
+
 def release(database):
     """The cause is mended: the dead letter and what waits behind it are let go and applied."""
     with database.transaction() as tx:
@@ -322,3 +329,22 @@ def test_releases_without_an_end_swap_nothing(books):
     with pytest.raises(Transient, match="again and again"):
         Rebuild(Telling(), books, [lambda: interrupted(books, one)]).run(swap=True)
     assert (numbers, entries(books)) == ([], whole)
+
+
+def a_month_later(database):
+    """Housekeeping finds everything that is settled 31 days old; the outbox keeps what it has."""
+    with database.transaction() as tx:
+        tx.execute("update kylo.dead_letters set settled_at = settled_at - interval '31 days'")
+    Housekeeping(lambda: [database], 365 * 86_400.0).run_once()
+
+
+def test_what_was_discarded_is_left_out_for_ever(books):
+    """Also when its dead letter is old and its cause is mended; what was behind it is there."""
+    with books.transaction() as tx:
+        assert desk.discard(tx, desk.find(tx, desk.Filter()), who="me", reason="twice").ids == [1]
+    tend(books)
+    whole = entries(books)
+    a_month_later(books)
+    done = rebuild(books, Forgiving()).run(swap=True)
+    assert (done.events, [each.equal for each in done.tables], entries(books)) == (39, [True], whole)
+    assert Mend(Again(), books, [lambda: history(books)]).run(keep=False).events == 39
