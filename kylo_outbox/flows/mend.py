@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from kylo_outbox.model.delivery import Delivery, PositionAt, PositionKey
     from kylo_outbox.model.events import Event
     from kylo_outbox.model.projector import Projector
-    from kylo_outbox.store.decided import Place
     from kylo_outbox.store.engine import Database
 
 _LONG = 600.0
@@ -90,26 +89,19 @@ class Mend:
         with self._database.transaction() as tx:
             may_idle(tx, _LONG)
             taken = {key: each.at for key, each in shadow.live_positions(tx, self._projector.name).items()}
-            left_out = decided.not_applied(tx, self._projector.name)
+            known = decided.read(tx, self._projector.name)
         found = Mended()
         for history in self._histories:
             for batch in history():
-                mine = [each for each in batch if self._is_applied_here(each, taken, left_out)]
+                mine = [each for each in known.as_decided(batch) if self._was_taken_here(each, taken)]
                 for start in range(0, len(mine), self._projector.batch):
                     self._look(mine[start : start + self._projector.batch], found, keep=keep)
         return found
 
-    def _is_applied_here(
-        self,
-        delivery: Delivery,
-        taken: dict[PositionKey, PositionAt],
-        left_out: set[Place],
-    ) -> bool:
+    def _was_taken_here(self, delivery: Delivery, taken: dict[PositionKey, PositionAt]) -> bool:
         if self._key not in {None, delivery.event.key} or not delivery.store_id:
             return False  # records of other producers have no event id by which an effect could be told
         if delivery.position > taken.get(delivery.position_key, NOWHERE):
-            return False
-        if decided.place_of(delivery) in left_out:
             return False
         return self._met[delivery.store_id].add(delivery.position)
 

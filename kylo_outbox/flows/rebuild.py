@@ -1,8 +1,8 @@
 """Building a projector's tables anew from history, beside the live ones, and putting the result in their place.
 
 History comes from the log and from the outboxes, whichever reaches back further first. What was emitted is not emitted
-again. Exactly the events that the live projector took are applied: count and sum of ids of every key must agree with
-its positions, or history is incomplete and nothing is swapped.
+again. Exactly the events that the live projector took are applied, and as operators decided about its dead letters:
+count and sum of ids of every key must agree with its positions, or history is incomplete and nothing is swapped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kylo_outbox.store.shadow import Difference, Shadow, Table, Taken
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from kylo_outbox.store.decided import Place
+    from kylo_outbox.store.decided import Decided, Place
     from kylo_outbox.store.engine import Database
 
 _LONG = 3600.0
@@ -117,10 +117,10 @@ class Rebuild:
                 self._shadow.lock(tx, tables)
                 # From here on the live projector waits, so what it has taken stands still: the rest is caught up.
                 live = shadow.live_positions(tx, self._projector.name)
-                left_out = decided.not_applied(tx, self._projector.name)
-                if not pass_.skipped <= left_out:
+                known = decided.read(tx, self._projector.name)
+                if not pass_.skipped <= known.left_out:
                     continue  # released meanwhile: put behind what was built since they would lie out of their order
-                pass_.catch_up(order, live, left_out)
+                pass_.catch_up(order, live, known)
                 missing = pass_.missing(live)
                 return missing, None if missing else self._finish(tx, tables, pass_.events, swap=swap)
         raise Transient(f"{self._projector.name}: dead letters were released again and again meanwhile")
@@ -129,9 +129,9 @@ class Rebuild:
         with self._database.transaction() as tx:
             self._shadow.make(tx)
             live = shadow.live_positions(tx, self._projector.name)
-            left_out = decided.not_applied(tx, self._projector.name)
+            known = decided.read(tx, self._projector.name)
         made = _Pass(self._projector, self._database, self._shadow, self._tell)
-        made.catch_up(order, live, left_out)
+        made.catch_up(order, live, known)
         return made
 
     def _finish(self, tx: Any, tables: Sequence[Table], events: int, *, swap: bool) -> Rebuilt:
@@ -160,16 +160,16 @@ class _Pass:
         self,
         order: Sequence[Callable[[], Iterable[Sequence[Delivery]]]],
         live: dict[PositionKey, Taken],
-        left_out: set[Place],
+        known: Decided,
     ) -> None:
-        """Apply what the live projector has taken and this run has not; those in `left_out` are skipped."""
+        """Apply what the live projector has taken and this run has not; what was not applied is skipped."""
         if not self.missing(live):
             return
         for history in order:
             for batch in history():
                 fresh = [delivery for delivery in batch if self._take(delivery, live)]
-                self.skipped |= left_out.intersection(map(decided.place_of, fresh))
-                self._apply([each for each in fresh if decided.place_of(each) not in left_out])
+                self.skipped |= known.left_out.intersection(map(decided.place_of, fresh))
+                self._apply(known.as_decided(fresh))
 
     def missing(self, live: dict[PositionKey, Taken]) -> list[PositionKey]:
         """Keys of which other events were taken than by the live projector."""

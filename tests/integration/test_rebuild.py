@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import ClassVar
 
 import pytest
 from typer.testing import CliRunner
@@ -348,3 +349,32 @@ def test_what_was_discarded_is_left_out_for_ever(books):
     done = rebuild(books, Forgiving()).run(swap=True)
     assert (done.events, [each.equal for each in done.tables], entries(books)) == (39, [True], whole)
     assert Mend(Again(), books, [lambda: history(books)]).run(keep=False).events == 39
+
+
+def test_an_edited_event_is_rebuilt_and_mended_as_it_was_applied(books):
+    """With the payload that took the place of its own, also when its dead letter is old."""
+
+    class Lifted(Again):
+        upcasters: ClassVar = {("MOVED", 1): refuse_negative}
+
+    with books.transaction() as tx:
+        [letter] = desk.find(tx, desk.Filter())
+        assert desk.edit(tx, letter, b'{"from": "a", "to": "b", "cents": 50, "number": 33}', who="me", reason="typo")
+    release(books)
+    whole = entries(books)
+    assert ("a", -50) in {(account, cents) for _, account, cents, number in whole if number == 33}
+    for _ in range(2):
+        done = rebuild(books).run(swap=True)
+        assert (done.events, done.tables[0].equal, entries(books)) == (40, True, whole)
+        with books.transaction() as tx:
+            tx.execute("delete from ledger_entries where number = 33")
+        mended = Mend(Lifted(), books, [lambda: history(books)]).run(keep=True)
+        assert (mended.events, len(mended.lacking), mended.failed, entries(books)) == (40, 1, [], whole)
+        a_month_later(books)
+
+
+def refuse_negative(payload):
+    """To version 2: no amount below zero."""
+    if payload["cents"] < 0:
+        raise Poison("negative")
+    return payload
