@@ -96,7 +96,7 @@ def show(
     whole = {
         **shape(name, found.letter),
         "payload": text_of(found.payload),
-        "original": None if found.original is None else text_of(found.original),
+        "original": text_of(found.original),
         "headers": found.headers,
         "created_at": found.created_at,
         "detail": found.detail,
@@ -219,9 +219,9 @@ def moment(text: str | None, option: str) -> datetime | None:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-def text_of(payload: bytes) -> str:
+def text_of(payload: bytes | None) -> str | None:
     """Bytes as people can read them."""
-    return payload.decode("utf-8", "backslashreplace")
+    return None if payload is None else payload.decode("utf-8", "backslashreplace")
 
 
 def _whole(connection: Any, letter: int) -> WholeLetter | None:

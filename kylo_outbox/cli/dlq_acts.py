@@ -106,7 +106,7 @@ def discard(  # noqa: PLR0913 - its options
 ) -> None:
     """Give dead letters up: a declared gap with its reason. What waits behind them goes on.
 
-    The audit keeps the payload; `dlq replay` can still bring one back.
+    The audit keeps the payload; for 30 days `dlq replay` can still bring one back.
 
     Example: kylo-outbox dlq discard 12 --reason "sent twice by the bank" --yes
     """

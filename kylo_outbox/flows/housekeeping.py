@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _SETTLED = 30 * 86_400.0
-"""Seconds that a settled dead letter is kept; open ones stay."""
+"""Seconds that a settled dead letter is kept whole; open ones stay."""
 
 
 class Housekeeping:

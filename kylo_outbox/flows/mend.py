@@ -16,7 +16,7 @@ from kylo_outbox.model.appearances import Met
 from kylo_outbox.model.delivery import NOWHERE
 from kylo_outbox.model.errors import Refused, Transient
 from kylo_outbox.model.upcast import lift
-from kylo_outbox.store import shadow
+from kylo_outbox.store import decided, shadow
 from kylo_outbox.store.changes import changed_rows, counts
 from kylo_outbox.store.emit import muted
 from kylo_outbox.store.engine import may_idle
@@ -89,26 +89,19 @@ class Mend:
         with self._database.transaction() as tx:
             may_idle(tx, _LONG)
             taken = {key: each.at for key, each in shadow.live_positions(tx, self._projector.name).items()}
-            left_out = shadow.not_applied(tx, self._projector.name)
+            known = decided.read(tx, self._projector.name)
         found = Mended()
         for history in self._histories:
             for batch in history():
-                mine = [each for each in batch if self._is_applied_here(each, taken, left_out)]
+                mine = [each for each in known.as_decided(batch) if self._was_taken_here(each, taken)]
                 for start in range(0, len(mine), self._projector.batch):
                     self._look(mine[start : start + self._projector.batch], found, keep=keep)
         return found
 
-    def _is_applied_here(
-        self,
-        delivery: Delivery,
-        taken: dict[PositionKey, PositionAt],
-        left_out: set[tuple[PositionKey, PositionAt]],
-    ) -> bool:
+    def _was_taken_here(self, delivery: Delivery, taken: dict[PositionKey, PositionAt]) -> bool:
         if self._key not in {None, delivery.event.key} or not delivery.store_id:
             return False  # records of other producers have no event id by which an effect could be told
         if delivery.position > taken.get(delivery.position_key, NOWHERE):
-            return False
-        if (delivery.position_key, delivery.position) in left_out:
             return False
         return self._met[delivery.store_id].add(delivery.position)
 

@@ -1,8 +1,8 @@
 """Building a projector's tables anew from history, beside the live ones, and putting the result in their place.
 
 History comes from the log and from the outboxes, whichever reaches back further first. What was emitted is not emitted
-again. Exactly the events that the live projector took are applied: count and sum of ids of every key must agree with
-its positions, or history is incomplete and nothing is swapped.
+again. Exactly the events that the live projector took are applied, and as operators decided about its dead letters:
+count and sum of ids of every key must agree with its positions, or history is incomplete and nothing is swapped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kylo_outbox.model.delivery import NOWHERE, Delivery, PositionAt, PositionKe
 from kylo_outbox.model.errors import Refused, Transient
 from kylo_outbox.model.projector import EffectProjector, Projector
 from kylo_outbox.model.upcast import lift
-from kylo_outbox.store import shadow
+from kylo_outbox.store import decided, shadow
 from kylo_outbox.store.changes import changed_rows, counts
 from kylo_outbox.store.emit import muted
 from kylo_outbox.store.engine import may_idle
@@ -23,9 +23,11 @@ from kylo_outbox.store.shadow import Difference, Shadow, Table, Taken
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from kylo_outbox.store.decided import Decided, Place
     from kylo_outbox.store.engine import Database
 
 _LONG = 3600.0
+_PASSES = 3
 
 
 @dataclass(slots=True)
@@ -70,23 +72,31 @@ class Rebuild:
         """Build, compare and, with `swap`, change places; without it the live tables are not touched.
 
         Raises:
-            Refused: history is incomplete, an event fails that the live projector applied, or the projector writes
-                tables that it does not name.
+            Refused: history is incomplete, an event fails that the live projector applied, the projector writes
+                tables that it does not name, or another rebuild of it runs.
             Transient: not now; nothing was changed.
         """
+        with self._shadow.alone(self._database):
+            return self._run(swap=swap)
+
+    def undo(self) -> None:
+        """Bring back the rows from before the last swap.
+
+        Raises:
+            Refused: that would lose something, or a rebuild runs.
+            Transient: not now; nothing was changed.
+        """
+        with self._shadow.alone(self._database), self._database.transaction() as tx:
+            may_idle(tx, _LONG)
+            self._shadow.undo(tx)
+
+    def _run(self, *, swap: bool) -> Rebuilt:
         for order in (self._histories, list(reversed(self._histories))):
-            pass_ = self._pass(order)
-            with self._database.transaction() as tx:
-                may_idle(tx, _LONG)
-                tables = self._shadow.tables(tx)
-                self._shadow.lock(tx, tables)
-                # From here on the live projector waits, so what it has taken stands still: the rest is caught up.
-                live = shadow.live_positions(tx, self._projector.name)
-                pass_.catch_up(order, live, shadow.not_applied(tx, self._projector.name))
-                missing = pass_.missing(live)
-                if not missing:
-                    return self._finish(tx, tables, pass_.events, swap=swap)
+            missing, done = self._once(order, swap=swap)
+            if done:
+                return done
         with self._database.transaction() as tx:
+            self._shadow.require_own(tx)
             self._shadow.drop(tx)
         _, topic, key = missing[0]
         keys = f"{len(missing)} keys, such as {topic} {key}"
@@ -95,22 +105,37 @@ class Rebuild:
         )
         raise Refused([fault])
 
-    def undo(self) -> None:
-        """Bring back the rows from before the last swap; raises `Refused` if that would lose something."""
-        with self._database.transaction() as tx:
-            may_idle(tx, _LONG)
-            self._shadow.undo(tx)
+    def _once(
+        self, order: Sequence[Callable[[], Iterable[Sequence[Delivery]]]], *, swap: bool
+    ) -> tuple[list[PositionKey], Rebuilt | None]:
+        """(keys of which history does not have all, or what came out)."""
+        for _ in range(_PASSES):
+            pass_ = self._pass(order)
+            with self._database.transaction() as tx:
+                may_idle(tx, _LONG)
+                tables = self._shadow.tables(tx)
+                self._shadow.lock(tx, tables)
+                # From here on the live projector waits, so what it has taken stands still: the rest is caught up.
+                live = shadow.live_positions(tx, self._projector.name)
+                known = decided.read(tx, self._projector.name)
+                if not pass_.skipped <= known.left_out:
+                    continue  # released meanwhile: put behind what was built since they would lie out of their order
+                pass_.catch_up(order, live, known)
+                missing = pass_.missing(live)
+                return missing, None if missing else self._finish(tx, tables, pass_.events, swap=swap)
+        raise Transient(f"{self._projector.name}: dead letters were released again and again meanwhile")
 
     def _pass(self, order: Sequence[Callable[[], Iterable[Sequence[Delivery]]]]) -> _Pass:
         with self._database.transaction() as tx:
             self._shadow.make(tx)
             live = shadow.live_positions(tx, self._projector.name)
-            left_out = shadow.not_applied(tx, self._projector.name)
+            known = decided.read(tx, self._projector.name)
         made = _Pass(self._projector, self._database, self._shadow, self._tell)
-        made.catch_up(order, live, left_out)
+        made.catch_up(order, live, known)
         return made
 
     def _finish(self, tx: Any, tables: Sequence[Table], events: int, *, swap: bool) -> Rebuilt:
+        self._shadow.require_own(tx)
         found = Rebuilt(events, self._shadow.compare(tx, tables), swap)
         if swap:
             self._shadow.swap(tx, tables)
@@ -129,20 +154,22 @@ class _Pass:
         self._at: dict[PositionKey, PositionAt] = {}
         self._taken: dict[PositionKey, tuple[int, int]] = {}
         self.events = 0
+        self.skipped: set[Place] = set()
 
     def catch_up(
         self,
         order: Sequence[Callable[[], Iterable[Sequence[Delivery]]]],
         live: dict[PositionKey, Taken],
-        left_out: set[tuple[PositionKey, PositionAt]],
+        known: Decided,
     ) -> None:
-        """Apply what the live projector has taken and this run has not."""
+        """Apply what the live projector has taken and this run has not; what was not applied is skipped."""
         if not self.missing(live):
             return
         for history in order:
             for batch in history():
                 fresh = [delivery for delivery in batch if self._take(delivery, live)]
-                self._apply([each for each in fresh if (each.position_key, each.position) not in left_out])
+                self.skipped |= known.left_out.intersection(map(decided.place_of, fresh))
+                self._apply(known.as_decided(fresh))
 
     def missing(self, live: dict[PositionKey, Taken]) -> list[PositionKey]:
         """Keys of which other events were taken than by the live projector."""

@@ -30,7 +30,10 @@ returning id
 """
 ADD_POLICY = "update kylo.dead_letters set policy = %s, created_at = %s where id = %s"
 OPEN = f"select id, {COLUMNS} from kylo.dead_letters where id = %s and settled_at is null for update"  # noqa: S608
-LOOK = f"select id, {COLUMNS} from kylo.dead_letters where id = %s and outcome is distinct from 'applied'"  # noqa: S608
+LOOK = f"""
+select id, {COLUMNS} from kylo.dead_letters
+ where id = %s and outcome is distinct from 'applied' and payload is not null
+"""  # noqa: S608
 TO_RETRY = """
 select id from kylo.dead_letters where stage = %s and retry_at is not null order by retry_at limit 100
 """
@@ -46,7 +49,21 @@ update kylo.dead_letters
    set attempts = attempts + 1, releases = releases + 1, reason = %s, error_class = %s, detail = %s, retry_at = null
  where id = %s
 """
-FORGET_SETTLED = "delete from kylo.dead_letters where settled_at < now() - make_interval(secs => %s)"
+# What history does not tell stays as long as there may be history: that an event was discarded, went another way or was
+# applied with another payload than it was saved with. Of those, what is large leaves; `original` still tells "edited".
+FORGET_SETTLED = """
+delete from kylo.dead_letters
+ where settled_at < now() - make_interval(secs => %s)
+   and outcome = 'applied' and original is null and stage <> 'relay'
+"""
+_EDITED = "outcome = 'applied' and original is not null and stage <> 'relay'"
+CLEAR_SETTLED = f"""
+update kylo.dead_letters
+   set headers = '{{}}', detail = null, original = substr(original, 1, 0),
+       payload = case when {_EDITED} then payload end
+ where settled_at < now() - make_interval(secs => %s) and retry_at is null
+   and (headers <> '{{}}' or detail is not null or original <> '' or payload is not null and not ({_EDITED}))
+"""  # noqa: S608 - a constant of this file
 _EXCERPT = 100_000
 
 
@@ -125,8 +142,13 @@ def failed_again(tx: psycopg.Connection[Any], letter_id: int, error: Exception) 
 
 
 def forget_settled(tx: psycopg.Connection[Any], seconds: float) -> int:
-    """Delete dead letters that were settled longer ago; how many. What was done about them stays in the audit."""
-    return tx.execute(FORGET_SETTLED, (seconds,)).rowcount
+    """Delete dead letters that were settled longer ago; how many. What was done about them stays in the audit.
+
+    Where history would tell something else, coordinates and outcome stay, and the payload if an edited one was applied.
+    """
+    forgotten = tx.execute(FORGET_SETTLED, (seconds,)).rowcount
+    tx.execute(CLEAR_SETTLED, (seconds,))
+    return forgotten
 
 
 def reason_of(error: Exception) -> tuple[str, str]:

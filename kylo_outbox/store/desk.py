@@ -61,6 +61,8 @@ select h.projector, h.kind, h.topic, h.key, h.store_id, h.reason, h.dead_letter_
 """
 ASK_AGAIN = "update kylo.dead_letters set retry_at = clock_timestamp() where id = %s and retry_at is null"
 EDIT = "update kylo.dead_letters set original = coalesce(original, payload), payload = %s where id = %s"
+GONE = "it was settled so long ago that its payload is gone; the audit has that of a discarded one"
+_HAS_PAYLOAD = "select payload is not null from kylo.dead_letters where id = %s"
 _LOCK = "select outcome, settled_at is not null from kylo.dead_letters where id = %s for update"
 
 
@@ -123,10 +125,13 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class WholeLetter:
-    """One with everything; `original` is set if an operator edited the payload."""
+    """One with everything; `original` is set if an operator edited the payload.
+
+    Long after it was settled there is no payload, and `original` is empty.
+    """
 
     letter: Letter
-    payload: bytes
+    payload: bytes | None
     original: bytes | None
     headers: dict[str, str]
     detail: str | None
@@ -169,9 +174,7 @@ def whole(tx: psycopg.Connection[Any], letter_id: int) -> WholeLetter | None:
     if row is None:
         return None
     *fields, payload, original, headers, detail, created_at = row
-    return WholeLetter(
-        Letter(*fields), bytes(payload), None if original is None else bytes(original), headers, detail, created_at
-    )
+    return WholeLetter(Letter(*fields), _bytes(payload), _bytes(original), headers, detail, created_at)
 
 
 def held(tx: psycopg.Connection[Any], wanted: Filter) -> list[HeldKey]:
@@ -211,8 +214,7 @@ def discard(tx: psycopg.Connection[Any], letters: Sequence[Letter], *, who: str,
         dead_letters.settle(tx, letter.id, "discarded")
         keyholds.release(tx, letter.holds)
         done.ids.append(letter.id)
-        payload = found.payload.decode("utf-8", "backslashreplace") if found else None
-        _told(tx, "dlq discard", letter, who, reason, payload=payload, headers=found.headers if found else None)
+        _told(tx, "dlq discard", letter, who, reason, payload=_text(found), headers=found.headers if found else None)
     return done
 
 
@@ -222,8 +224,7 @@ def edit(tx: psycopg.Connection[Any], letter: Letter, payload: bytes, *, who: st
         return False
     former = whole(tx, letter.id)
     tx.execute(EDIT, (payload, letter.id))
-    text = former.payload.decode("utf-8", "backslashreplace") if former else None
-    _told(tx, "dlq edit", letter, who, reason, payload=text)
+    _told(tx, "dlq edit", letter, who, reason, payload=_text(former))
     return True
 
 
@@ -238,6 +239,8 @@ def replay(tx: psycopg.Connection[Any], letters: Sequence[Letter], *, who: str, 
         outcome, settled = row or (None, True)
         if outcome == "applied":
             done.left[letter.id] = SENT if letter.of_relay else "it is applied: once more would change nothing"
+        elif tx.execute(_HAS_PAYLOAD, (letter.id,)).fetchone() == (False,):
+            done.left[letter.id] = GONE
         elif letter.of_relay:
             _send_again(tx, letter, done, who, reason, outcome)
         elif not settled and letter.policy == "hold":
@@ -261,6 +264,14 @@ def _send_again(
     dead_letters.settle(tx, letter.id, "applied")
     done.ids.append(letter.id)
     _told(tx, "dlq replay", letter, who, reason, outcome=outcome)
+
+
+def _bytes(value: Any) -> bytes | None:
+    return None if value is None else bytes(value)
+
+
+def _text(found: WholeLetter | None) -> str | None:
+    return found.payload.decode("utf-8", "backslashreplace") if found and found.payload is not None else None
 
 
 def _settled(tx: psycopg.Connection[Any], letter: Letter) -> bool:

@@ -8,21 +8,28 @@ rows are copied.
 from __future__ import annotations
 
 import re
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from psycopg import sql
 
 from kylo_outbox.model.errors import Refused
-from kylo_outbox.store.deliveries import COLUMNS, delivery_of
+from kylo_outbox.store.decided import NOT_APPLIED
+from kylo_outbox.store.engine import as_ours, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import psycopg
 
     from kylo_outbox.model.delivery import PositionAt, PositionKey
+    from kylo_outbox.store.engine import Database
 
+_ALONE = "select pg_try_advisory_lock(hashtextextended('kylo rebuild ' || %s, 0))"
+_OWN = "select pg_advisory_xact_lock(hashtextextended('kylo shadow ' || %s, 0))"
+_MADE_BY = "select obj_description(to_regnamespace(%s), 'pg_namespace')"
 _LIVE = """
 select n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.oid = to_regclass(%s) and c.relkind in ('r', 'p')
@@ -36,15 +43,15 @@ select attname, attidentity <> '' or atthasdef as made_here, pg_get_serial_seque
 _POSITIONS = """
 select store_id, topic, key, generation, outbox_id, applied, digest from kylo.positions where projector = %s
 """
-_NOT_APPLIED = f"""
-select {COLUMNS} from kylo.dead_letters where stage = %(name)s and outcome is distinct from 'applied'
-union all
-select {COLUMNS} from kylo.held_events where projector = %(name)s and kind = 'dead'
-"""  # noqa: S608 - names of columns
 _SAME_POSITIONS = """
 select not exists (
     (select store_id, topic, key, generation, outbox_id, applied from kylo.positions where projector = %s)
     except select store_id, topic, key, generation, outbox_id, applied from {former}.kylo_positions)
+"""
+# Releases and replays move no position.
+_APPLIED_SINCE = """
+select exists (
+    select store_id, topic, key, generation, outbox_id from {former}.kylo_not_applied except ({not_applied}))
 """
 
 
@@ -91,6 +98,27 @@ class Shadow:
         plain = re.sub(r"[^a-z0-9_]", "_", projector.lower())[:40]
         self.schema, self.former = f"kylo_shadow_{plain}", f"kylo_former_{plain}"
         self._projector, self._names = projector, tuple(tables)
+        self._run = ""
+
+    @contextmanager
+    def alone(self, database: Database) -> Iterator[None]:
+        """Keep every other rebuild and undo of the projector in this database away while the block runs.
+
+        A lock of a connection of its own: it falls with its process. Should that connection break, `enter` and
+        `require_own` notice another run's shadow.
+
+        Raises:
+            Refused: somebody else is at it.
+            Transient: PostgreSQL is away.
+        """
+        with as_ours(database.name), closing(connect(database.dsn, "rebuild", autocommit=True)) as connection:
+            connection.execute("set idle_session_timeout = 0")
+            [got] = connection.execute(_ALONE, (self.schema,)).fetchone() or (False,)
+            if not got:
+                raise Refused(
+                    [f"{self._projector}: another rebuild of it runs in this database; wait until it is done"]
+                )
+            yield
 
     def make(self, tx: psycopg.Connection[Any]) -> list[Table]:
         """Empty tables like the live ones, in place of whatever an earlier run left.
@@ -99,8 +127,11 @@ class Shadow:
             Refused: a declared table does not exist.
         """
         found = self.tables(tx)
+        tx.execute(_OWN, (self.schema,))
         tx.execute(_sql("drop schema if exists {} cascade", self.schema))
         tx.execute(_sql("create schema {}", self.schema))
+        self._run = uuid4().hex
+        tx.execute(sql.SQL("comment on schema {} is {}").format(sql.Identifier(self.schema), sql.Literal(self._run)))
         for table in found:
             live, copy = sql.Identifier(table.schema, table.name), sql.Identifier(self.schema, table.name)
             tx.execute(sql.SQL("create table {} (like {} including all)").format(copy, live))
@@ -126,8 +157,20 @@ class Shadow:
             )
         return found
 
+    def require_own(self, tx: psycopg.Connection[Any]) -> None:
+        """Make sure that the shadow is the one that `make` made, and that it stays so until the transaction ends.
+
+        Raises:
+            Refused: another run put its own in its place.
+        """
+        tx.execute(_OWN, (self.schema,))
+        [made_by] = tx.execute(_MADE_BY, (self.schema,)).fetchone() or (None,)
+        if made_by != self._run:
+            raise Refused([f"{self._projector}: another rebuild took the place of this one; nothing was changed"])
+
     def enter(self, tx: psycopg.Connection[Any]) -> None:
-        """Let unqualified names mean the shadow, until the transaction ends."""
+        """Let unqualified names mean the shadow, until the transaction ends; raises `Refused` like `require_own`."""
+        self.require_own(tx)
         path = "select set_config('search_path', quote_ident(%s) || ', ' || current_setting('search_path'), true)"
         tx.execute(path, (self.schema,))
 
@@ -163,6 +206,8 @@ class Shadow:
         positions = sql.Identifier(self.former, "kylo_positions")
         keep = sql.SQL("create table {} as select * from kylo.positions where projector = {}")
         tx.execute(keep.format(positions, sql.Literal(self._projector)))
+        waiting = sql.Identifier(self.former, "kylo_not_applied")
+        tx.execute(sql.SQL("create table {} as {}").format(waiting, self._not_applied()))
         self.drop(tx)
 
     def undo(self, tx: psycopg.Connection[Any]) -> None:
@@ -178,7 +223,9 @@ class Shadow:
         self.lock(tx, tables)
         same = sql.SQL(_SAME_POSITIONS).format(former=sql.Identifier(self.former))
         [unchanged] = tx.execute(same, (self._projector,)).fetchone() or (False,)
-        if not unchanged:
+        since = sql.SQL(_APPLIED_SINCE).format(former=sql.Identifier(self.former), not_applied=self._not_applied())
+        [released] = tx.execute(since).fetchone() or (True,)
+        if released or not unchanged:
             raise Refused([f"{self._projector}: it has applied more since the swap; undoing would lose that"])
         for table in tables:
             self._replace(tx, table, self.former)
@@ -187,6 +234,9 @@ class Shadow:
     def drop(self, tx: psycopg.Connection[Any]) -> None:
         """Remove the shadow."""
         tx.execute(_sql("drop schema if exists {} cascade", self.schema))
+
+    def _not_applied(self) -> sql.SQL:
+        return sql.SQL(NOT_APPLIED % {"name": sql.Literal(self._projector).as_string()})
 
     @staticmethod
     def _replace(tx: psycopg.Connection[Any], table: Table, source: str) -> None:
@@ -207,12 +257,6 @@ def live_positions(tx: psycopg.Connection[Any], projector: str) -> dict[Position
         (store_id, topic, key): Taken((generation, number), applied, int(digest))
         for store_id, topic, key, generation, number, applied, digest in tx.execute(_POSITIONS, (projector,))
     }
-
-
-def not_applied(tx: psycopg.Connection[Any], projector: str) -> set[tuple[PositionKey, PositionAt]]:
-    """Events that were taken but not applied: dead letters, discarded ones, and what waits behind them."""
-    found = map(delivery_of, tx.execute(_NOT_APPLIED, {"name": projector}))
-    return {(delivery.position_key, delivery.position) for delivery in found}
 
 
 def _sql(text: str, schema: str) -> sql.Composed:

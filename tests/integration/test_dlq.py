@@ -10,9 +10,14 @@ from typer.testing import CliRunner
 from kylo_outbox.cli import app
 from kylo_outbox.flows.project import Projection, preview
 from kylo_outbox.model.topics import dead_letter_name
-from kylo_outbox.store import desk
+from kylo_outbox.store import dead_letters, desk
 from tests.helpers.projectors import TABLE, Collects, delivery
 
+OF_RELAY = """
+insert into kylo.dead_letters (stage, topic, key, store_id, generation, outbox_id, payload, headers, reason,
+                               error_class, attempts, settled_at, outcome)
+values ('relay', 't', '713', 's', 1, 9, 'x', '{}', 'large', 'E', 1, now(), 'applied')
+"""
 BAD = b'{"poison": true}'
 
 
@@ -172,6 +177,34 @@ def test_edit_keeps_the_original_and_releases(run, control_db, projection, tmp_p
     assert letter == (b'{"amount": 1}', BAD, "applied")
     assert ("dlq edit",) in ask(control_db, "select verb from kylo.audit")
     run("edit", "1", "--payload", "-", "--reason", "once more", "--yes", input="{}", code=1)
+
+
+def test_long_after_it_was_settled_only_what_history_does_not_tell_is_kept(run, control_db, projection):
+    """Applied ones are deleted; of discarded and edited ones stays what a rebuild needs, and the verbs say so."""
+    run("edit", "1", "--payload", "-", "--reason", "amount added", "--yes", input='{"amount": 1}')
+    run("discard", "2", "--reason", "sent twice", "--yes")
+    projection.tend(at_once=True)
+    cured(control_db)
+    run("replay", "3", "--yes")
+    projection.tend(at_once=True)
+    with control_db.transaction() as tx:
+        tx.execute(OF_RELAY)
+        tx.execute("update kylo.dead_letters set settled_at = settled_at - interval '29 days'")
+        assert dead_letters.forget_settled(tx, 30 * 86_400.0) == 0
+        assert tx.execute("select count(*) from kylo.dead_letters where payload is null").fetchone() == (0,)
+        tx.execute("update kylo.dead_letters set settled_at = settled_at - interval '2 days'")
+        assert [dead_letters.forget_settled(tx, 30 * 86_400.0) for _ in range(2)] == [1, 0]
+    kept = ask(control_db, "select id, outcome, payload, original, headers, detail from kylo.dead_letters order by id")
+    assert kept == [
+        (1, "applied", b'{"amount": 1}', b"", {}, None),
+        (2, "discarded", None, None, {}, None),
+        (4, "applied", None, None, {}, None),
+    ]
+    assert json.loads(run("show", "2", "--json").stdout)["payload"] is None
+    assert "its payload is gone" in run("replay", "2", "--yes").stderr
+    [shown] = json.loads(run("replay", "2", "--preview", "--projector", f"{__name__}:OnT", "--json").stdout)
+    assert shown["events"] == []
+    assert ask(control_db, "select count(*) from kylo.dead_letters where retry_at is not null") == [(0,)]
 
 
 def test_replay_refuses_what_its_key_waits_for(run, control_db, projection):

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+from typing import ClassVar
 
 import pytest
 from typer.testing import CliRunner
 
 from kylo_outbox import Event, Projector, emit, emit_many
 from kylo_outbox.cli import app
+from kylo_outbox.flows.housekeeping import Housekeeping
 from kylo_outbox.flows.mend import Mend
 from kylo_outbox.flows.project import Projection
 from kylo_outbox.flows.rebuild import Rebuild
-from kylo_outbox.model.errors import Poison, Refused
+from kylo_outbox.model.errors import Poison, Refused, Transient
 from kylo_outbox.model.projector import EffectProjector
 from kylo_outbox.model.topics import dead_letter_name
+from kylo_outbox.store import dead_letters, desk
 from kylo_outbox.store.deliveries import stored_delivery
 from kylo_outbox.store.history import stored_rows
 from kylo_outbox.store.identity import require_own
+from kylo_outbox.store.shadow import Shadow
 from kylo_outbox.testing import ledger
 
 TOPIC = "ledger-moves"
@@ -51,6 +55,16 @@ class Again(Telling):
         if any(each.payload["cents"] == 8 for each in events):
             raise Poison("eight")
         tx.execute("delete from ledger_entries where event_id = any(%s)", ([each.event_id for each in events],))
+        super().apply(tx, events)
+
+
+class Forgiving(Telling):
+    """One whose fault is mended: it takes the move of -1 cent as one of 1."""
+
+    def apply(self, tx, events):
+        """Write the amount without its sign."""
+        for event in events:
+            event.payload["cents"] = abs(event.payload["cents"])
         super().apply(tx, events)
 
 
@@ -214,3 +228,153 @@ def test_the_command(books, monkeypatch, tmp_path):
     run("--dry-run", code=1)
     verbs = ask(books, "select verb, reason from kylo.audit order by id")
     assert verbs == [("rebuild", "ledger"), ("rebuild undo", "ledger")]
+
+
+def interrupted(database, act):
+    """A history that does something else after its first batch."""
+    batches = history(database)
+    first = next(batches)
+    yield first[:20]
+    act()
+    yield first[20:]
+    yield from batches
+
+
+def test_one_rebuild_at_a_time(books):
+    """While one runs, a second one, a trial and an undo are refused and spoil nothing; afterwards they may."""
+    rebuild(books).run(swap=True)
+    whole = entries(books)
+
+    def others():
+        for act in (lambda: rebuild(books).run(swap=False), rebuild(books).undo):
+            with pytest.raises(Refused, match="another rebuild"):
+                act()
+
+    done = Rebuild(Telling(), books, [lambda: interrupted(books, others)]).run(swap=True)
+    assert (done.events, entries(books)) == (38, whole)
+    assert rebuild(books).run(swap=False).tables[0].equal
+
+
+@pytest.mark.parametrize("when", ["between two batches", "at the end"])
+def test_the_shadow_of_another_run_is_never_swapped(books, when):
+    """Should the lock be lost, a shadow that somebody else made is neither written nor put in place."""
+    whole = entries(books)
+
+    def other():
+        with books.transaction() as tx:
+            Shadow("ledger", ("ledger_entries",)).make(tx)
+
+    def at_the_end():
+        yield from history(books)
+        other()
+
+    histories = [at_the_end if when == "at the end" else lambda: interrupted(books, other)]
+    with pytest.raises(Refused, match="took the place of this one"):
+        Rebuild(Telling(), books, histories).run(swap=True)
+    assert entries(books) == whole
+    assert ask(books, "select count(*) from kylo_shadow_ledger.ledger_entries") == [(0,)]
+
+
+def tend(database):
+    """What the running projector does with what was let go, its fault mended."""
+    made = Projection(Forgiving(), lambda _delivery: database, dead_letter_name, databases=lambda: [database])
+    made.tend(at_once=True)
+
+
+def release(database):
+    """The cause is mended: the dead letter and what waits behind it are let go and applied."""
+    with database.transaction() as tx:
+        letters = desk.find(tx, desk.Filter())
+        assert desk.release(tx, letters, who="me", reason=None).ids == [letter.id for letter in letters]
+    Projection(Forgiving(), lambda _delivery: database, dead_letter_name, databases=lambda: [database]).tend(
+        at_once=True
+    )
+
+
+def test_undo_is_refused_after_a_release(books):
+    """A release moves no position; the former rows would come back without its effects."""
+    rebuild(books).run(swap=True)
+    release(books)
+    assert len(entries(books)) == 80
+    with pytest.raises(Refused, match="applied more since"):
+        rebuild(books).undo()
+    assert len(entries(books)) == 80
+
+
+def test_what_is_released_during_a_rebuild_is_in_it(books):
+    """A pass that skipped what is applied by its end is made anew, so that the order of the key stays."""
+    first = iter([True])
+
+    def once():
+        if next(first, False):
+            release(books)
+
+    done = Rebuild(Forgiving(), books, [lambda: interrupted(books, once)]).run(swap=True)
+    assert (done.events, [each.equal for each in done.tables]) == (40, [True])
+    assert len(entries(books)) == 80
+
+
+def test_releases_without_an_end_swap_nothing(books):
+    """Another one during each pass: not now, and nothing is changed."""
+    numbers = [1, 2, 3]
+    with books.transaction() as tx:
+        for delivery in [each for batch in history(books) for each in batch if each.event.outbox_id in numbers]:
+            dead_letters.bury(tx, "ledger", delivery, Poison("no"), 1, dead_letter_name(TOPIC))
+    whole = entries(books)
+
+    def one():
+        with books.transaction() as tx:
+            settled = "update kylo.dead_letters set settled_at = now(), outcome = 'applied' where outbox_id = %s"
+            tx.execute(settled, (numbers.pop(),))
+
+    with pytest.raises(Transient, match="again and again"):
+        Rebuild(Telling(), books, [lambda: interrupted(books, one)]).run(swap=True)
+    assert (numbers, entries(books)) == ([], whole)
+
+
+def a_month_later(database):
+    """Housekeeping finds everything that is settled 31 days old; the outbox keeps what it has."""
+    with database.transaction() as tx:
+        tx.execute("update kylo.dead_letters set settled_at = settled_at - interval '31 days'")
+    Housekeeping(lambda: [database], 365 * 86_400.0).run_once()
+
+
+def test_what_was_discarded_is_left_out_for_ever(books):
+    """Also when its dead letter is old and its cause is mended; what was behind it is there."""
+    with books.transaction() as tx:
+        assert desk.discard(tx, desk.find(tx, desk.Filter()), who="me", reason="twice").ids == [1]
+    tend(books)
+    whole = entries(books)
+    a_month_later(books)
+    done = rebuild(books, Forgiving()).run(swap=True)
+    assert (done.events, [each.equal for each in done.tables], entries(books)) == (39, [True], whole)
+    assert Mend(Again(), books, [lambda: history(books)]).run(keep=False).events == 39
+
+
+def test_an_edited_event_is_rebuilt_and_mended_as_it_was_applied(books):
+    """With the payload that took the place of its own, also when its dead letter is old."""
+
+    class Lifted(Again):
+        upcasters: ClassVar = {("MOVED", 1): refuse_negative}
+
+    with books.transaction() as tx:
+        [letter] = desk.find(tx, desk.Filter())
+        assert desk.edit(tx, letter, b'{"from": "a", "to": "b", "cents": 50, "number": 33}', who="me", reason="typo")
+    release(books)
+    whole = entries(books)
+    assert ("a", -50) in {(account, cents) for _, account, cents, number in whole if number == 33}
+    for _ in range(2):
+        done = rebuild(books).run(swap=True)
+        assert (done.events, done.tables[0].equal, entries(books)) == (40, True, whole)
+        with books.transaction() as tx:
+            tx.execute("delete from ledger_entries where number = 33")
+        mended = Mend(Lifted(), books, [lambda: history(books)]).run(keep=True)
+        assert (mended.events, len(mended.lacking), mended.failed, entries(books)) == (40, 1, [], whole)
+        a_month_later(books)
+
+
+def refuse_negative(payload):
+    """To version 2: no amount below zero."""
+    if payload["cents"] < 0:
+        raise Poison("negative")
+    return payload

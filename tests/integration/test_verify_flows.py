@@ -12,6 +12,7 @@ from kylo_outbox.flows.ingest import Ingest
 from kylo_outbox.model.transactions import parse_request
 from kylo_outbox.settings import load
 from kylo_outbox.sheets.standin import background
+from kylo_outbox.store import desk
 from kylo_outbox.wiring import parts, projectors, verify
 from tests.helpers import tabs
 
@@ -133,6 +134,25 @@ def test_lost_effects_of_triage_are_mended_in_place(kylo, control_db, monkeypatc
         assert tx.execute("select count(*) from outbox").fetchone() == before
         [verb] = tx.execute("select verb from kylo.audit").fetchone()
     assert verb == "rebuild in place"
+
+
+def test_an_edited_slice_is_looked_for_as_it_was_applied(kylo):
+    """Nobody can read the original; the corrected one was applied: no difference, and lost if its effect goes."""
+    ingest(kylo.control, 0, "710")
+    with kylo.control.transaction() as tx:
+        [whole] = tx.execute("select payload from kylo.outbox_log where topic = %s", (TOPICS[0],)).fetchone()
+    do(kylo, "update kylo.outbox_log set payload = '{}' where topic = 'txns.company.batches'")
+    apply(kylo)
+    with kylo.control.transaction() as tx:
+        letters = desk.find(tx, desk.Filter())
+        assert desk.edit(tx, letters[0], bytes(whole), who="me", reason="mended")
+        assert len(desk.release(tx, letters, who="me", reason=None).ids) == 1
+    projectors.projection(kylo, projectors.named(kylo, "txns")).tend(at_once=True)
+    assert found(kylo) == []
+    do(kylo, "delete from kylo.transactions", "delete from kylo.pending_txns")
+    with kylo.control.transaction() as tx:
+        [long_ago] = tx.execute("select now() - interval '1 hour'").fetchone()
+    assert found(kylo, since=long_ago) == [("effects", "lost", "txns", "710", tuple(ids(kylo, TOPICS[0], "710")))]
 
 
 def test_a_promotion_has_its_line_in_the_history_once_and_in_order(kylo):

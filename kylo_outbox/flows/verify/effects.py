@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kylo_outbox.model.errors import Transient
 from kylo_outbox.model.upcast import lift
 from kylo_outbox.model.verifying import Effects, Finding, Taken
-from kylo_outbox.store import findings, verify_effects, verify_positions, verify_state
+from kylo_outbox.store import decided, findings, verify_effects, verify_positions, verify_state
 from kylo_outbox.store.deliveries import stored_delivery
 from kylo_outbox.store.engine import may_idle
 
@@ -140,7 +140,8 @@ class EffectCheck:
             ]
             # In this order: a dead letter that is released between the two statements has its effect by the second.
             ever, without = verify_effects.set_aside(tx, name, store_id, ids)
-            whole = [each for each in taken if each.position[1] not in without]
+            edited = decided.edited(tx, name, ever - without) if ever - without else {}
+            whole = decided.as_edited([each for each in taken if each.position[1] not in without], edited)
             upcasters = self._projector.upcasters
             marks = list(self._projector.effects(tx, [lift(each.event, upcasters) for each in whole])) if whole else []
         for each in deliveries:
