@@ -36,6 +36,10 @@ on conflict (company_id) do update
        since = case when sheets_aside.reason = excluded.reason then sheets_aside.since else now() end
 returning times
 """
+AWAY = "Its own database cannot be read now"
+"""The reason of companies that nobody needs to act for: they go on as soon as their database is back."""
+WITHOUT_TABLES = "select company_id, since, times from control.sheets_aside where reason = %s"
+RETURNED = "delete from control.sheets_aside where company_id = %s and reason = %s and (since, times) = (%s, %s)"
 GO_ON = "delete from control.sheets_aside where company_id = any(%s) returning company_id"
 ASIDE = """
 select company_id, spreadsheet_id, reason, remedy, since, times from control.sheets_aside order by company_id
@@ -74,7 +78,7 @@ class KnownTab(NamedTuple):
 
 
 class Aside(NamedTuple):
-    """A company whose tabs wait for a person."""
+    """A company whose tabs wait for a person, or (`reason` is `AWAY`) for its own database."""
 
     company_id: str
     spreadsheet_id: str
@@ -108,7 +112,7 @@ def forget(tx: psycopg.Connection[Any], company_id: str, kinds: Sequence[str] = 
 
 
 def set_aside(tx: psycopg.Connection[Any], company_id: str, spreadsheet_id: str, reason: str, remedy: str) -> bool:
-    """Leave a company out until a person acts; True if it was not so before."""
+    """Leave a company out until a person acts or its database is back; True if it was not so before."""
     row: Any = tx.execute(SET_ASIDE, (company_id, spreadsheet_id, reason, remedy)).fetchone()
     return bool(row[0] == 1)
 
@@ -116,6 +120,16 @@ def set_aside(tx: psycopg.Connection[Any], company_id: str, spreadsheet_id: str,
 def go_on(tx: psycopg.Connection[Any], companies: Sequence[str]) -> list[str]:
     """Nothing is wrong (any more) with these; those of them that were set aside."""
     return [row[0] for row in tx.execute(GO_ON, (list(companies),)).fetchall()]
+
+
+def without_tables(tx: psycopg.Connection[Any]) -> dict[str, tuple[datetime, int]]:
+    """The companies that wait for their own database: (since when, how many times set aside)."""
+    return {row[0]: (row[1], row[2]) for row in tx.execute(WITHOUT_TABLES, (AWAY,)).fetchall()}
+
+
+def returned(tx: psycopg.Connection[Any], company_id: str, since: datetime, times: int) -> None:
+    """The database is back and the tabs are announced; does nothing if the company was set aside again meanwhile."""
+    tx.execute(RETURNED, (company_id, AWAY, since, times))
 
 
 def all_aside(tx: psycopg.Connection[Any]) -> list[Aside]:
