@@ -22,9 +22,21 @@ select company_id, kind, spreadsheet_id, sheet_id, title, guards from control.sh
 REMEMBER = """
 insert into control.sheet_tabs (company_id, kind, spreadsheet_id, sheet_id, title) values (%s, %s, %s, %s, %s)
 on conflict (company_id, kind) do update
-   set spreadsheet_id = excluded.spreadsheet_id, sheet_id = excluded.sheet_id, title = excluded.title, seen_at = now()
+   set spreadsheet_id = excluded.spreadsheet_id, sheet_id = excluded.sheet_id, title = excluded.title, seen_at = now(),
+       upto = case when (sheet_tabs.spreadsheet_id, sheet_tabs.sheet_id) = (excluded.spreadsheet_id, excluded.sheet_id)
+                   then sheet_tabs.upto end
  where (sheet_tabs.spreadsheet_id, sheet_tabs.sheet_id, sheet_tabs.title)
        is distinct from (excluded.spreadsheet_id, excluded.sheet_id, excluded.title)
+"""
+COMPLETE = """
+update control.sheet_tabs set upto = %(upto)s
+ where company_id = %(company)s and kind = 'pending' and (upto is null or upto < %(upto)s)
+"""
+UPTO = """
+select t.company_id, t.upto
+  from control.sheet_tabs t left join control.company_config c using (company_id)
+ where t.kind = 'pending' and t.upto is not null and t.company_id = any(%s)
+   and t.spreadsheet_id = coalesce(c.spreadsheet_id, t.spreadsheet_id) and t.title = coalesce(c.tab_pending, t.title)
 """
 GUARD = "update control.sheet_tabs set guards = %s where company_id = %s and kind = 'pending'"
 FORGET = "delete from control.sheet_tabs where company_id = %s and kind = any(%s)"
@@ -97,8 +109,18 @@ def known_tabs(tx: psycopg.Connection[Any], companies: Sequence[str]) -> dict[tu
 def remember(
     tx: psycopg.Connection[Any], company_id: str, kind: str, spreadsheet_id: str, sheet_id: int, title: str
 ) -> None:
-    """This tab is the company's own from now on."""
+    """This tab is the company's own from now on; what is known of its rows stays if it only got another name."""
     tx.execute(REMEMBER, (company_id, kind, spreadsheet_id, sheet_id, title))
+
+
+def complete(tx: psycopg.Connection[Any], company_id: str, upto: int) -> None:
+    """The Pending tab that is remembered holds every open row up to this one."""
+    tx.execute(COMPLETE, {"company": company_id, "upto": upto})
+
+
+def complete_upto(tx: psycopg.Connection[Any], companies: Sequence[str]) -> dict[str, int]:
+    """Per company: the newest `pending_txns.seq` up to which its Pending tab, as configured now, is complete."""
+    return dict(tx.execute(UPTO, (list(companies),)).fetchall())
 
 
 def guard(tx: psycopg.Connection[Any], company_id: str, guards: dict[str, Any] | None) -> None:

@@ -33,7 +33,7 @@ class AnnounceUnposted:
                     newest = pending.newest_open(tx, companies)
                     versions = company_state.versions(tx, companies)
                 with self._control.transaction() as tx:
-                    complete = sheet_posts.complete_upto(tx, companies)
+                    complete = sheet_tabs.complete_upto(tx, companies)
                     shown = sheet_posts.active_versions(tx, companies)
                 behind = {company for company, (seq, _) in newest.items() if seq > complete.get(company, 0)}
                 behind |= {company for company, version in versions.items() if version != shown.get(company, 0)}

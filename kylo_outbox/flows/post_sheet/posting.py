@@ -120,6 +120,8 @@ class Posting:
             room -= grown
             self._withdraw(gone)
             posts += found
+            if all(post.part is not look.pending for post in found):
+                self._is_complete(look, turn)
             if not found:
                 self._nothing_missing(look, turn)
         return posts
@@ -160,17 +162,24 @@ class Posting:
         for company_id in back:
             log.info("company %s goes on: its tabs can be written again", company_id)
 
+    def _is_complete(self, look: Look, turn: _Turn) -> None:
+        """The Pending tab holds every open row, whoever wrote them there."""
+        own, part = look.company.company_id, look.pending
+        if part.tab is not None:
+            with self._control.transaction() as tx:
+                sheet_tabs.remember(tx, own, part.kind, turn.spreadsheet_id, part.tab.sheet_id, part.title)
+                if look.newest:
+                    sheet_posts.complete(tx, own, part.title, look.newest)
+                    sheet_tabs.complete(tx, own, look.newest)
+
     def _nothing_missing(self, look: Look, turn: _Turn) -> None:
-        own = look.company.company_id
+        own, part = look.company.company_id, look.active
         self._go_on({own})
         with self._control.transaction() as tx:
-            if look.newest:
-                sheet_posts.complete(tx, own, look.pending.title, look.newest)
             if look.kept != NOTHING:
                 sheet_tabs.guard(tx, own, None)
-            for part in (look.pending, look.active):
-                if part.tab is not None:
-                    sheet_tabs.remember(tx, own, part.kind, turn.spreadsheet_id, part.tab.sheet_id, part.title)
+            if part.tab is not None:
+                sheet_tabs.remember(tx, own, part.kind, turn.spreadsheet_id, part.tab.sheet_id, part.title)
 
     def _withdraw(self, claims: Sequence[Claim]) -> None:
         if claims:
