@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from uuid import uuid4
 
 import pytest
 
 from kylo_outbox import Event, Transient
 from kylo_outbox.flows.post_sheet import AnnounceUnposted, announce, looking
+from kylo_outbox.model.companies import new_company
+from kylo_outbox.runtime.stop import Stop
+from kylo_outbox.settings import load
 from kylo_outbox.sheets.standin import background
 from kylo_outbox.store.emit import emit_many
-from kylo_outbox.store.sheet_tabs import AWAY
+from kylo_outbox.store.sheet_tabs import AWAY, set_aside
+from kylo_outbox.wiring import parts
+from kylo_outbox.wiring import projectors as wired_projectors
+from kylo_outbox.wiring import relays as wired_relays
+from kylo_outbox.wiring.projectors import ProjectorProcess
+from kylo_outbox.wiring.relays import RelayProcess
 from tests.helpers import tabs
 from tests.helpers.away import Switch
 
@@ -128,3 +137,41 @@ def test_nobody_is_set_aside_because_of_the_control_database(office, monkeypatch
     assert office.aside() == {}
     office.post("711")
     assert len(office.standin.hashes("711 Pending")) == 1
+
+
+def projectors(built):
+    """The process of the projector `sheets`."""
+    return ProjectorProcess(built, ["sheets"])
+
+
+@pytest.mark.parametrize("process", [projectors, RelayProcess])
+def test_both_processes_that_post_look_whether_databases_are_back(control_db, tmp_path, monkeypatch, process):
+    """On the road and on the direct path, within a minute; the event lies in the company's outbox."""
+    jobs = {}
+
+    class Planned:
+        """A schedule that runs nothing."""
+
+        def __init__(self, _stop):
+            self.keep_running = self.start = self.stop = lambda *_: None
+
+        def every(self, seconds, name, job, **_how):
+            jobs[name] = (seconds, job)
+
+    company = new_company("710", tabs.BOOK)
+    with control_db.transaction() as tx:
+        tx.execute(tabs.CONFIG, ("710", tabs.BOOK, company.tab_pending, company.tab_active))
+        set_aside(tx, "710", tabs.BOOK, AWAY, "Mend it")
+    told = {"PG_DSN_RW": control_db.dsn, "KAFKA_BROKERS": "127.0.0.1:1", "ROUTE_VIA_KAFKA": "0"}
+    told |= {"KYLO_SHEETS_POST": "1", "KYLO_SHEETS_ENDPOINT": "http://127.0.0.1:1"}
+    monkeypatch.setenv("PG_DSN_RW", control_db.dsn)
+    for module in (wired_projectors, wired_relays):
+        monkeypatch.setattr(module, "Schedule", Planned)
+    stop = Stop()
+    stop.set()
+    with closing(parts.build(load(told, tmp_path / "none.env"))) as built:
+        process(built).run(stop)
+        seconds, job = jobs["tabs of stores that are back"]
+        job()
+    assert seconds <= 60
+    assert [event.key for event in announced(control_db)] == ["710"]

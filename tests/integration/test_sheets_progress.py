@@ -40,6 +40,13 @@ def rename(office, title, now):
     office.standin.people({"updateSheetProperties": {"properties": properties, "fields": "title"}})
 
 
+def replace_by_copy(office):
+    """A person goes on in a copy of the Pending tab."""
+    tab = office.standin.tab(TITLE)["sheetId"]
+    office.standin.people({"duplicateSheet": {"sourceSheetId": tab, "newSheetName": "Kopie"}})
+    office.standin.people({"deleteSheet": {"sheetId": tab}})
+
+
 def configure(office, **fields):
     """What `company set` does."""
     with office.database.transaction() as tx:
@@ -60,9 +67,7 @@ def test_a_full_tab_that_is_adopted_under_its_new_name_lacks_nothing(office):
 
 def test_a_full_copy_that_is_adopted_lacks_nothing(office):
     """Another tab, another id: what it holds was looked at."""
-    tab = office.standin.tab(TITLE)["sheetId"]
-    office.standin.people({"duplicateSheet": {"sourceSheetId": tab, "newSheetName": "Kopie"}})
-    office.standin.people({"deleteSheet": {"sheetId": tab}})
+    replace_by_copy(office)
     office.desk.adopt("710", tab="Kopie")
     assert behind(office) == NOTHING_BEHIND
 
@@ -71,9 +76,8 @@ def test_a_full_tab_beside_rules_that_are_written_again_lacks_nothing(office):
     """The turn that adopts posts the Active tab only."""
     office.rules(1, "SHOP")
     office.post()
-    rename(office, TITLE, "Offen")
-    rename(office, "710 Active", "Regeln")
-    assert office.desk.adopt("710") == {"pending": "Offen", "active": "Regeln"}
+    replace_by_copy(office)
+    assert office.desk.adopt("710", tab="Kopie") == {"pending": "Kopie", "active": "710 Active"}
     assert behind(office) == NOTHING_BEHIND
 
 
