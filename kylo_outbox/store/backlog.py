@@ -121,10 +121,10 @@ select coalesce(max(extract(epoch from clock_timestamp() - xact_start)), 0)::flo
  where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
 """
 _POSTED_UPTO = """
-select c.company_id, coalesce(max(p.upto), 0)
+select c.company_id, coalesce(t.upto, 0)
   from control.company_config c
-  left join control.sheet_posts p on p.company_id = c.company_id and p.tab_name = c.tab_pending and p.state = 'posted'
- group by c.company_id
+  left join control.sheet_tabs t
+    on (t.company_id, t.kind, t.spreadsheet_id, t.title) = (c.company_id, 'pending', c.spreadsheet_id, c.tab_pending)
 """
 
 

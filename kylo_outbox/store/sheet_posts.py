@@ -32,13 +32,6 @@ update control.sheet_posts set state = 'posted', posted_at = clock_timestamp(), 
 """
 UNKNOWN = "update control.sheet_posts set state = 'unknown' where id = any(%s) and state = 'sending'"
 WITHDRAW = "delete from control.sheet_posts where id = any(%s) and state <> 'posted'"
-UPTO = """
-select p.company_id, max(p.upto)
-  from control.sheet_posts p left join control.company_config c using (company_id)
- where p.state = 'posted' and p.upto is not null and p.company_id = any(%s)
-   and p.spreadsheet_id = coalesce(c.spreadsheet_id, p.spreadsheet_id)
- group by p.company_id
-"""
 COMPLETE = """
 update control.sheet_posts set upto = greatest(upto, %(upto)s)
  where id = (select max(id) from control.sheet_posts
@@ -129,13 +122,8 @@ def withdraw(tx: psycopg.Connection[Any], posts: Iterable[int]) -> None:
     tx.execute(WITHDRAW, (list(posts),))
 
 
-def complete_upto(tx: psycopg.Connection[Any], companies: Sequence[str]) -> dict[str, int]:
-    """Per company: the newest `pending_txns.seq` up to which its tab is complete."""
-    return {row[0]: int(row[1]) for row in tx.execute(UPTO, (list(companies),)).fetchall()}
-
-
 def complete(tx: psycopg.Connection[Any], company_id: str, tab: str, upto: int) -> None:
-    """The tab was read and holds every open row up to this one."""
+    """Every open row up to this one counts as posted by the newest post of the tab: it was read and holds them."""
     tx.execute(COMPLETE, {"company": company_id, "tab": tab, "upto": upto})
 
 

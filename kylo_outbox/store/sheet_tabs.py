@@ -22,9 +22,21 @@ select company_id, kind, spreadsheet_id, sheet_id, title, guards from control.sh
 REMEMBER = """
 insert into control.sheet_tabs (company_id, kind, spreadsheet_id, sheet_id, title) values (%s, %s, %s, %s, %s)
 on conflict (company_id, kind) do update
-   set spreadsheet_id = excluded.spreadsheet_id, sheet_id = excluded.sheet_id, title = excluded.title, seen_at = now()
+   set spreadsheet_id = excluded.spreadsheet_id, sheet_id = excluded.sheet_id, title = excluded.title, seen_at = now(),
+       upto = case when (sheet_tabs.spreadsheet_id, sheet_tabs.sheet_id) = (excluded.spreadsheet_id, excluded.sheet_id)
+                   then sheet_tabs.upto end
  where (sheet_tabs.spreadsheet_id, sheet_tabs.sheet_id, sheet_tabs.title)
        is distinct from (excluded.spreadsheet_id, excluded.sheet_id, excluded.title)
+"""
+COMPLETE = """
+update control.sheet_tabs set upto = %(upto)s
+ where company_id = %(company)s and kind = 'pending' and (upto is null or upto < %(upto)s)
+"""
+UPTO = """
+select t.company_id, t.upto
+  from control.sheet_tabs t left join control.company_config c using (company_id)
+ where t.kind = 'pending' and t.upto is not null and t.company_id = any(%s)
+   and t.spreadsheet_id = coalesce(c.spreadsheet_id, t.spreadsheet_id) and t.title = coalesce(c.tab_pending, t.title)
 """
 GUARD = "update control.sheet_tabs set guards = %s where company_id = %s and kind = 'pending'"
 FORGET = "delete from control.sheet_tabs where company_id = %s and kind = any(%s)"
@@ -36,6 +48,10 @@ on conflict (company_id) do update
        since = case when sheets_aside.reason = excluded.reason then sheets_aside.since else now() end
 returning times
 """
+AWAY = "Its own database cannot be read now"
+"""The reason of companies that nobody needs to act for: they go on as soon as their database is back."""
+WITHOUT_TABLES = "select company_id, since, times from control.sheets_aside where reason = %s"
+RETURNED = "delete from control.sheets_aside where company_id = %s and reason = %s and (since, times) = (%s, %s)"
 GO_ON = "delete from control.sheets_aside where company_id = any(%s) returning company_id"
 ASIDE = """
 select company_id, spreadsheet_id, reason, remedy, since, times from control.sheets_aside order by company_id
@@ -74,7 +90,7 @@ class KnownTab(NamedTuple):
 
 
 class Aside(NamedTuple):
-    """A company whose tabs wait for a person."""
+    """A company whose tabs wait for a person, or (`reason` is `AWAY`) for its own database."""
 
     company_id: str
     spreadsheet_id: str
@@ -93,8 +109,18 @@ def known_tabs(tx: psycopg.Connection[Any], companies: Sequence[str]) -> dict[tu
 def remember(
     tx: psycopg.Connection[Any], company_id: str, kind: str, spreadsheet_id: str, sheet_id: int, title: str
 ) -> None:
-    """This tab is the company's own from now on."""
+    """This tab is the company's own from now on; what is known of its rows stays if it only got another name."""
     tx.execute(REMEMBER, (company_id, kind, spreadsheet_id, sheet_id, title))
+
+
+def complete(tx: psycopg.Connection[Any], company_id: str, upto: int) -> None:
+    """The Pending tab that is remembered holds every open row up to this one."""
+    tx.execute(COMPLETE, {"company": company_id, "upto": upto})
+
+
+def complete_upto(tx: psycopg.Connection[Any], companies: Sequence[str]) -> dict[str, int]:
+    """Per company: the newest `pending_txns.seq` up to which its Pending tab, as configured now, is complete."""
+    return dict(tx.execute(UPTO, (list(companies),)).fetchall())
 
 
 def guard(tx: psycopg.Connection[Any], company_id: str, guards: dict[str, Any] | None) -> None:
@@ -108,7 +134,7 @@ def forget(tx: psycopg.Connection[Any], company_id: str, kinds: Sequence[str] = 
 
 
 def set_aside(tx: psycopg.Connection[Any], company_id: str, spreadsheet_id: str, reason: str, remedy: str) -> bool:
-    """Leave a company out until a person acts; True if it was not so before."""
+    """Leave a company out until a person acts or its database is back; True if it was not so before."""
     row: Any = tx.execute(SET_ASIDE, (company_id, spreadsheet_id, reason, remedy)).fetchone()
     return bool(row[0] == 1)
 
@@ -116,6 +142,16 @@ def set_aside(tx: psycopg.Connection[Any], company_id: str, spreadsheet_id: str,
 def go_on(tx: psycopg.Connection[Any], companies: Sequence[str]) -> list[str]:
     """Nothing is wrong (any more) with these; those of them that were set aside."""
     return [row[0] for row in tx.execute(GO_ON, (list(companies),)).fetchall()]
+
+
+def without_tables(tx: psycopg.Connection[Any]) -> dict[str, tuple[datetime, int]]:
+    """The companies that wait for their own database: (since when, how many times set aside)."""
+    return {row[0]: (row[1], row[2]) for row in tx.execute(WITHOUT_TABLES, (AWAY,)).fetchall()}
+
+
+def returned(tx: psycopg.Connection[Any], company_id: str, since: datetime, times: int) -> None:
+    """The database is back and the tabs are announced; does nothing if the company was set aside again meanwhile."""
+    tx.execute(RETURNED, (company_id, AWAY, since, times))
 
 
 def all_aside(tx: psycopg.Connection[Any]) -> list[Aside]:

@@ -92,6 +92,11 @@ sheet_tabs = sa.Table(
         "put back if lost.",
     ),
     _at("seen_at"),
+    sa.Column(
+        "upto",
+        sa.BigInteger,
+        comment="pending_txns.seq up to which this very tab holds every open row; null where nobody has looked yet.",
+    ),
     sa.CheckConstraint("kind in ('pending', 'active')"),
     schema="control",
     comment="The tab of a company by Google's own id: a title may be given to another tab, an id never.",

@@ -45,6 +45,8 @@ Rows: TypeAlias = "Callable[[Database, Sequence[str]], Iterator[list[Row]]]"
 NAMES = ("txns", "promote", "sheets")
 TELLING = ("txns", "promote")
 """Those of the product that tell their effects; `sheets` leaves its own in tabs."""
+RETURNED_EVERY = 15.0
+"""Seconds between two looks whether databases are back whose companies' tabs were left out."""
 
 
 def named(parts: Parts, name: str) -> Projector:
@@ -158,7 +160,9 @@ class ProjectorProcess:
             schedule.keep_running(f"project {projector.name}", partial(self._worker, projector))
         schedule.every(1.0, "heartbeat", heart.beat)
         if self._parts.settings.sheets_post and any(isinstance(each, PostSheet) for each in self._projectors):
-            schedule.every(600.0, "unposted tabs", announce_unposted(self._parts).run_once)
+            announce = announce_unposted(self._parts)
+            schedule.every(600.0, "unposted tabs", announce.run_once)
+            schedule.every(RETURNED_EVERY, "tabs of stores that are back", announce.returned)
             every = self._parts.settings.sheets_approvals_every
             schedule.every(every, "approvals", sheets.read_approvals(self._parts).run_once)
         if own := self._own_groups():

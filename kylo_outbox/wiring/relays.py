@@ -29,7 +29,16 @@ from kylo_outbox.store.session import LaneSession
 from kylo_outbox.telemetry import metrics
 from kylo_outbox.wiring.lagging import LAG_EVERY, LagWatch
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema
-from kylo_outbox.wiring.projectors import NAMES, TELLING, groups, kylo_topics, named, projection
+from kylo_outbox.wiring.projectors import (
+    NAMES,
+    RETURNED_EVERY,
+    TELLING,
+    announce_unposted,
+    groups,
+    kylo_topics,
+    named,
+    projection,
+)
 from kylo_outbox.wiring.sharing import leads_too_many
 from kylo_outbox.wiring.verify import verifier
 
@@ -88,6 +97,9 @@ class RelayProcess:
             )
         for each in self._projections:
             schedule.every(1.0, f"released keys of {each.projector.name}", each.tend)
+        if self._projections and self._parts.settings.sheets_post:
+            # Where no projectors' process runs, nobody else would.
+            schedule.every(RETURNED_EVERY, "tabs of stores that are back", announce_unposted(self._parts).returned)
         if self._contact is not None:
             schedule.every(3.0, "broker contact", self._contact.ask)
         if self._address is not None:

@@ -14,7 +14,7 @@ from kylo_outbox.model.events import Event
 from kylo_outbox.sheets.gateway import GoogleSheets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from uuid import UUID
 
     from kylo_outbox.store.engine import Database
@@ -101,20 +101,24 @@ class Office:
         standin: Standin,
         companies: Sequence[str] = ("710",),
         new_id: Callable[[], UUID] = uuid4,
+        homes: Mapping[str, Database] | None = None,
     ) -> None:
         self._new_id = new_id
+        self._homes = homes or {}
         self.database, self.standin = database, standin
         self.ids = list(companies)
         for company_id in companies:
             self.add_company(company_id)
         self.gateway = GoogleSheets(standin.url, timeout=5.0)
-        self.posting = Posting(
-            control=database, store_of=lambda _: database, gateway=self.gateway, pause=lambda _: None
-        )
+        self.posting = Posting(control=database, store_of=self.home_of, gateway=self.gateway, pause=lambda _: None)
         self.poster = PostSheet(topics=("pending.ready",), company_of=self.company, posting=self.posting)
         self.desk = SheetsDesk(
             control=database, posting=self.posting, companies=lambda: [self.must(own) for own in self.ids]
         )
+
+    def home_of(self, company_id: str) -> Database:
+        """Where a company's tables are: its own database if it was given one."""
+        return self._homes.get(company_id, self.database)
 
     def add_company(self, company_id: str, book: str = BOOK) -> None:
         """Configure a company."""
@@ -140,7 +144,7 @@ class Office:
     def leave_open(self, count: int, company: str = "710", description: str = "SHOP") -> list[str]:
         """Leave transactions open; their ids."""
         ids = [str(self._new_id()) for _ in range(count)]
-        with self.database.transaction() as tx:
+        with self.home_of(company).transaction() as tx:
             tx.execute(ADD, (company, description, ids))
         return ids
 
@@ -184,8 +188,10 @@ def ready(company: str, event_id: UUID | None = None) -> Event:
     return Event(topic="pending.ready", key=company, type="PENDING_READY", payload={}, event_id=event_id)
 
 
-def office(database: Database, url: str, companies: Sequence[str] = ("710",)) -> Iterator[Office]:
+def office(
+    database: Database, url: str, companies: Sequence[str] = ("710",), homes: Mapping[str, Database] | None = None
+) -> Iterator[Office]:
     """An office whose connections are closed afterwards, for fixtures."""
-    made = Office(database, Standin(url), companies)
+    made = Office(database, Standin(url), companies, homes=homes)
     with closing(made.gateway):
         yield made

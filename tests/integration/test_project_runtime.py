@@ -13,26 +13,14 @@ from hypothesis import strategies as st
 from kylo_outbox import Poison, Transient
 from kylo_outbox.flows.project import Aside, Projection
 from kylo_outbox.model.delivery import from_record
-from kylo_outbox.model.errors import CircuitOpen, Unreachable
+from kylo_outbox.model.errors import CircuitOpen
 from kylo_outbox.model.topics import dead_letter_name
 from kylo_outbox.store import keyholds, notices
-from kylo_outbox.store.engine import Database
+from tests.helpers.away import Switch
 from tests.helpers.odd_records import records
 from tests.helpers.projectors import STORE, Collects, applied, ask, delivery, on
 
 BAD = b'{"poison": true}'
-
-
-class Switch(Database):
-    """A database that can be taken away."""
-
-    away = False
-
-    def begin(self):
-        """Refuse while away."""
-        if self.away:
-            raise Unreachable("PostgreSQL", "no answer", "Wait")
-        return super().begin()
 
 
 @pytest.fixture

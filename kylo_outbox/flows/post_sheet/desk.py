@@ -76,7 +76,7 @@ class SheetsDesk:
         ]
 
     def aside(self) -> list[Aside]:
-        """Every company that waits for a person."""
+        """Every company that waits for a person, or for its own database."""
         with self._control.transaction() as tx:
             return sheet_tabs.all_aside(tx)
 

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kylo_outbox.model.errors import Transient
+from kylo_outbox.model.errors import Transient, Unreachable
 from kylo_outbox.sheets import layout, locating
 from kylo_outbox.sheets.errors import TabProblem
 from kylo_outbox.sheets.reading import first_of_each, text
@@ -101,19 +101,13 @@ class Looker:
 
         Raises:
             SheetUnavailable: The workbook does not exist or is not shared.
-            Transient: Not now.
+            Transient: Not now, because of Google or the control database.
         """
         tabs = self.gateway.tabs(spreadsheet_id)
         looks = self._located(tabs, spreadsheet_id, companies)
         self._read_tabs(spreadsheet_id, tabs, [look for look in looks if look.problem is None], whole=whole)
         found = BookLook(spreadsheet_id, tabs, looks)
-        for look in looks:
-            if look.problem is None:
-                try:
-                    self._read_tables(look)
-                except Transient as away:
-                    log.warning("tables of %s cannot be read now: %s", look.company.company_id, away)
-                    found.away[look.company.company_id] = away
+        self._read_tables([look for look in looks if look.problem is None], found.away)
         found.looks = [look for look in looks if look.company.company_id not in found.away]
         return found
 
@@ -170,17 +164,48 @@ class Looker:
             held = [(tab, _contents(tab, len(layout.PENDING.columns), grids)) for tab in others]
             look.problem = _problem_of(look, held)
 
-    def _read_tables(self, look: Look) -> None:
+    def _read_tables(self, looks: Sequence[Look], away: dict[str, Transient]) -> None:
+        """Read company by company; those whose own database is away are added to `away`."""
+        silent: dict[int, Transient] = {}
+        for look in looks:
+            own = look.company.company_id
+            why = self._read_store(look, silent)
+            if why is not None:
+                log.warning("tables of %s cannot be read now: %s", own, why)
+                away[own] = why
+                continue
+            with self._control.transaction() as tx:
+                look.marks = sheet_tabs.marks_of(tx, own, _lines(look))
+
+    def _read_store(self, look: Look, silent: dict[int, Transient]) -> Transient | None:
+        """Read from the company's database, or say why not; `silent` are those that did not answer a moment ago."""
         own = look.company.company_id
-        lines = [line for line in (look.pending.contents.hashes if look.pending.contents else ()) if line]
         claimed = look.pending.claim.row_hashes if look.pending.claim else []
-        with self._store_of(own).transaction() as tx:
-            look.open_rows = open_rows(tx, own)
-            look.claimed_rows = tab_rows.rows_of(tx, own, claimed) if claimed else []
-            look.states = tab_rows.states_of(tx, own, lines)
-            look.version, look.rules = tab_rows.active_rules(tx, own)
-        with self._control.transaction() as tx:
-            look.marks = sheet_tabs.marks_of(tx, own, lines)
+        try:
+            store = self._store_of(own)
+        except Transient as why:
+            return why
+        if id(store) in silent:
+            # Not to be answered takes seconds: once for all companies of a database, not once for each.
+            return silent[id(store)]
+        try:
+            with store.transaction() as tx:
+                look.open_rows = open_rows(tx, own)
+                look.claimed_rows = tab_rows.rows_of(tx, own, claimed) if claimed else []
+                look.states = tab_rows.states_of(tx, own, _lines(look))
+                look.version, look.rules = tab_rows.active_rules(tx, own)
+        except Transient as why:
+            if store is self._control:
+                raise  # nobody can go on without it
+            if isinstance(why, Unreachable):
+                silent[id(store)] = why
+            return why
+        return None
+
+
+def _lines(look: Look) -> list[str]:
+    """What column A of the Pending tab holds, without empty cells."""
+    return [line for line in (look.pending.contents.hashes if look.pending.contents else ()) if line]
 
 
 def _known(found: KnownTab | None, spreadsheet_id: str) -> locating.Known | None:

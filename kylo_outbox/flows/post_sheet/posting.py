@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kylo_outbox.flows.post_sheet.looking import BookLook, Looker
@@ -43,7 +43,6 @@ class _Turn:
     spreadsheet_id: str
     repair: bool
     companies: dict[str, Company]
-    away: dict[str, Transient] = field(default_factory=dict)
     repairs: int = 0
 
 
@@ -63,11 +62,14 @@ class Posting:
         self._sender = Sender(control, gateway, pause)
 
     def post(self, spreadsheet_id: str, companies: Sequence[Company], *, repair: bool = False) -> None:
-        """Bring the tabs of these companies of one workbook up to date; a company with a problem is set aside.
+        """Bring the tabs of these companies of one workbook up to date.
+
+        A company with a problem is set aside, and so is one whose own database is away.
 
         Raises:
             MoreToPost: Some companies have more rows.
-            Transient: Not now, for all or for some; calling again is harmless and goes on where this ended.
+            Transient: Not now, because of Google or the control database; calling again is harmless and goes on where
+                this ended.
         """
         until = time.monotonic() + TURN_SECONDS
         turn = _Turn(spreadsheet_id, repair, {company.company_id: company for company in companies})
@@ -81,8 +83,6 @@ class Posting:
             except TabProblem as problem:
                 for company_id in turn.companies:
                     self._sender.set_aside(company_id, spreadsheet_id, problem)
-        for away in turn.away.values():
-            raise away
 
     def settle(self, spreadsheet_id: str, companies: Sequence[str]) -> None:
         """Confirm posts that were begun and whose markers are there; the workbook's lock must be held."""
@@ -91,7 +91,10 @@ class Posting:
     def _round(self, held: Held, turn: _Turn) -> None:
         """Look, plan and send once. Companies that are done leave the turn."""
         book = self.looker.look(turn.spreadsheet_id, list(turn.companies.values()))
-        turn.away.update(book.away)
+        for company_id, away in book.away.items():
+            self._sender.set_aside(
+                company_id, turn.spreadsheet_id, TabProblem(sheet_tabs.AWAY, _wait(company_id, away))
+            )
         posts = self._plan(book, turn)
         unfinished = self._send(held, turn, posts)
         turn.companies = {own: company for own, company in turn.companies.items() if own in unfinished}
@@ -117,6 +120,8 @@ class Posting:
             room -= grown
             self._withdraw(gone)
             posts += found
+            if all(post.part is not look.pending for post in found):
+                self._is_complete(look, turn)
             if not found:
                 self._nothing_missing(look, turn)
         return posts
@@ -157,19 +162,30 @@ class Posting:
         for company_id in back:
             log.info("company %s goes on: its tabs can be written again", company_id)
 
+    def _is_complete(self, look: Look, turn: _Turn) -> None:
+        """The Pending tab holds every open row, whoever wrote them there."""
+        own, part = look.company.company_id, look.pending
+        if part.tab is not None:
+            with self._control.transaction() as tx:
+                sheet_tabs.remember(tx, own, part.kind, turn.spreadsheet_id, part.tab.sheet_id, part.title)
+                if look.newest:
+                    sheet_posts.complete(tx, own, part.title, look.newest)
+                    sheet_tabs.complete(tx, own, look.newest)
+
     def _nothing_missing(self, look: Look, turn: _Turn) -> None:
-        own = look.company.company_id
+        own, part = look.company.company_id, look.active
         self._go_on({own})
         with self._control.transaction() as tx:
-            if look.newest:
-                sheet_posts.complete(tx, own, look.pending.title, look.newest)
             if look.kept != NOTHING:
                 sheet_tabs.guard(tx, own, None)
-            for part in (look.pending, look.active):
-                if part.tab is not None:
-                    sheet_tabs.remember(tx, own, part.kind, turn.spreadsheet_id, part.tab.sheet_id, part.title)
+            if part.tab is not None:
+                sheet_tabs.remember(tx, own, part.kind, turn.spreadsheet_id, part.tab.sheet_id, part.title)
 
     def _withdraw(self, claims: Sequence[Claim]) -> None:
         if claims:
             with self._control.transaction() as tx:
                 sheet_posts.withdraw(tx, [claim.id for claim in claims])
+
+
+def _wait(company_id: str, away: Transient) -> str:
+    return f"Mend what is away ({away}); company {company_id} goes on by itself within a minute after."

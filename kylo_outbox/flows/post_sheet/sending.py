@@ -162,10 +162,12 @@ class Sender:
             return
         with self._control.transaction() as tx:
             sheet_posts.confirm(tx, [claim.id for _, claim in batch])
-            for post, _ in batch:
+            for post, claim in batch:
                 sheet_tabs.remember(
                     tx, post.company_id, post.part.kind, spreadsheet_id, post.plan.sheet_id, post.part.title
                 )
+                if claim.upto is not None:
+                    sheet_tabs.complete(tx, post.company_id, claim.upto)
         self._count(batch, outcome)
         for post, _ in batch:
             log.info("tab %s: %d rows %s", post.part.title, len(post.plan.hashes), outcome)
