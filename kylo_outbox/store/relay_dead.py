@@ -16,20 +16,13 @@ from kylo_outbox.model.errors import Refused
 from kylo_outbox.model.topics import dead_letter_name
 from kylo_outbox.store.dead_letters import BURY
 from kylo_outbox.store.emit import emit
+from kylo_outbox.store.held import PASSED
 from kylo_outbox.telemetry.logs import redact
 
 if TYPE_CHECKING:
     import psycopg
 
 STAGE: Final = "relay"
-# Whether the stored cursor is behind a held event: its id is passed, and a late one's transaction is known, too.
-PASSED = """
-exists (select from kylo.lanes l
-         where h.slot >= l.slot_from and h.slot < l.slot_to and h.slot <> all (l.except_slots)
-           and h.id <= l.high_water
-           and not exists (select from kylo.outbox_log o
-                            where o.id = h.id and not pg_visible_in_snapshot(o.xid, l.snapshot)))
-"""
 _TAKE = f"""
 delete from kylo.outbox_held h where id = %s and {PASSED}
 returning id, event_id, created_at, topic, convert_from(key, 'UTF8'), type, payload, headers, generation
