@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 PAUSED: Final = "its company, topic or key is paused; `kylo-outbox company resume` or `outbox resume` lets it go on"
 """Reason of what people hold on purpose."""
+# Whether the stored cursor is behind a held event: its id is passed, and a late one's transaction is known, too.
+PASSED = """
+exists (select from kylo.lanes l
+         where h.slot >= l.slot_from and h.slot < l.slot_to and h.slot <> all (l.except_slots)
+           and h.id <= l.high_water
+           and not exists (select from kylo.outbox_log o
+                            where o.id = h.id and not pg_visible_in_snapshot(o.xid, l.snapshot)))
+"""
 _MINE = "select from kylo.lanes where lane = %(lane)s and epoch = %(epoch)s for update"
 HOLD = f"""
 with mine as materialized ({_MINE}), held as (
@@ -48,7 +56,8 @@ _ROW = (
     "h.id, h.topic, h.key, h.type, h.payload, h.headers::text, h.event_id::text, "
     "date_part('epoch', h.created_at), h.generation"
 )
-# What may be tried of some keys: from the oldest event of each up to the first that waits for a person.
+# What may be tried of some keys: from the oldest event of each up to the first that waits for a person. What the cursor
+# has not passed stays: an earlier event of its key may still be on its way, or be read again first.
 READY = f"""
 select {_ROW}
   from unnest(%(topics)s::text[], %(keys)s::bytea[]) k(topic, key)
@@ -59,8 +68,9 @@ select {_ROW}
      select * from kylo.outbox_held n
       where n.topic = k.topic and n.key = k.key and (blocked.id is null or n.id < blocked.id)
       order by n.id limit %(limit)s) h
+ where {PASSED}
  order by h.id limit %(limit)s
-"""  # noqa: S608 - the only thing put in is a constant of this file
+"""  # noqa: S608 - the only things put in are constants of this file
 BLOCK = f"""
 with mine as materialized ({_MINE}), blocked as (
     update kylo.outbox_held set retry = false, waits = false, reason = %(reason)s
@@ -91,7 +101,7 @@ def held_keys(connection: psycopg.Connection[Any], lane: Lane) -> set[tuple[str,
 
 
 def ready(connection: psycopg.Connection[Any], keys: Collection[tuple[str, bytes]], limit: int) -> list[Row]:
-    """The held events of `keys` that may be tried now, in order, at most `limit`."""
+    """The held events of `keys` that may be tried now, in order, at most `limit`; the stored cursor has passed them."""
     values = {"topics": [topic for topic, _ in keys], "keys": [key for _, key in keys], "limit": limit}
     return connection.execute(READY, values).fetchall()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kylo_outbox.model.errors import NotReady
-from kylo_outbox.store.relay_dead import PASSED
+from kylo_outbox.store.held import PASSED
 
 if TYPE_CHECKING:
     from datetime import datetime

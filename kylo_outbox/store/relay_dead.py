@@ -10,24 +10,19 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from psycopg import errors as pg
+
 from kylo_outbox.model.errors import Refused
 from kylo_outbox.model.topics import dead_letter_name
 from kylo_outbox.store.dead_letters import BURY
 from kylo_outbox.store.emit import emit
+from kylo_outbox.store.held import PASSED
 from kylo_outbox.telemetry.logs import redact
 
 if TYPE_CHECKING:
     import psycopg
 
 STAGE: Final = "relay"
-# Whether the stored cursor is behind a held event: its id is passed, and a late one's transaction is known, too.
-PASSED = """
-exists (select from kylo.lanes l
-         where h.slot >= l.slot_from and h.slot < l.slot_to and h.slot <> all (l.except_slots)
-           and h.id <= l.high_water
-           and not exists (select from kylo.outbox_log o
-                            where o.id = h.id and not pg_visible_in_snapshot(o.xid, l.snapshot)))
-"""
 _TAKE = f"""
 delete from kylo.outbox_held h where id = %s and {PASSED}
 returning id, event_id, created_at, topic, convert_from(key, 'UTF8'), type, payload, headers, generation
@@ -38,14 +33,21 @@ select topic, {_ON_POISON}, t.dead_letter_topic, p.on_poison is not null
   from kylo.topics t full join kylo.relay_policies p using (topic)
  order by topic
 """  # noqa: S608 - the only thing put in is a constant of this file
+# The oldest of each key, the keys in any order: whoever is free has its turn, however many before it are not.
 _REFUSED = f"""
-select h.id, h.reason
-  from kylo.outbox_held h
- where not h.waits and not h.retry and h.slot >= %s and h.slot < %s and {PASSED}
-   and h.topic in (select topic from kylo.topics t full join kylo.relay_policies p using (topic)
-                    where {_ON_POISON} = 'skip')
- order by h.id
+select id, reason from (
+    select distinct on (h.topic, h.key) h.id, h.reason
+      from kylo.outbox_held h
+     where not h.waits and not h.retry and h.slot >= %s and h.slot < %s and {PASSED}
+       and h.topic in (select topic from kylo.topics t full join kylo.relay_policies p using (topic)
+                        where {_ON_POISON} = 'skip')
+     order by h.topic, h.key, h.id) oldest
+ order by random()
 """  # noqa: S608 - constants of this file
+# The record waits for the writers of its key and of all that share its slot. The whole lane would wait with it, so a
+# writer that sleeps with its transaction open costs this, and a round meets so many of them at most.
+_PATIENCE = "set local lock_timeout = '100ms'"
+_MET = 3
 _LETTER = "select topic, key, type, payload, headers, event_id from kylo.dead_letters where id = %s and stage = %s"
 _FORGET_ID = "delete from kylo.event_ids where topic = %s and event_id = %s"
 _SET_POLICY = """
@@ -120,11 +122,27 @@ def bury(
 def bury_refused(connection: psycopg.Connection[Any], slots: tuple[int, int]) -> list[Buried]:
     """Bury what Kafka refused in topics whose policy is `skip`, as far as the stored cursor is behind it.
 
+    One event a key. What has to wait for an open transaction stays for the next call; the calls wait 0.3 s at most.
     Safe to repeat, and after a crash: what is to be buried is read from the tables alone.
+
+    Args:
+        connection: With autocommit, outside a transaction.
+        slots: The first slot, and the one behind the last.
     """
-    found = connection.execute(_REFUSED, slots).fetchall()
-    buried = [bury(connection, row_id, reason=reason, error_class=error_class_of(reason)) for row_id, reason in found]
-    return [each for each in buried if each is not None]
+    buried, met = [], 0
+    for row_id, reason in connection.execute(_REFUSED, slots).fetchall():
+        try:
+            with connection.transaction():
+                connection.execute(_PATIENCE)
+                done = bury(connection, row_id, reason=reason, error_class=error_class_of(reason))
+        except pg.LockNotAvailable:
+            met += 1
+            if met == _MET:
+                break
+            continue
+        if done is not None:
+            buried.append(done)
+    return buried
 
 
 def send_again(connection: psycopg.Connection[Any], letter_id: int) -> None:

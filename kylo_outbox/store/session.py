@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -42,6 +43,8 @@ class LaneSession:
         self._parts: dict[int, Lane] = {}
         self._stored: dict[int, Cursor] = {}
         self._readers: dict[int, Reader] = {}
+        # Events that are read again and must not go again.
+        self._left_out: frozenset[int] = frozenset()
         self._bell: Bell | None = None
         # The reader that was asked ahead: its answer is taken before any other statement.
         self._asked: Reader | None = None
@@ -69,20 +72,25 @@ class LaneSession:
     def take(self, lane: int, holder: str) -> bool:
         """Try to take `lane`; True if it is ours now, with the readers at the stored cursors."""
         with self._errors():
-            self._lane = taken = lanes.take(self._connection, lane, holder)
+            taken = lanes.take(self._connection, lane, holder)
             if taken is None:
                 return False
+            self._left_out = sides.left_out(self._connection, lane)
             self._bell = self._bell or Bell(self._connection, taken.slots)
+        self._lane = taken
         self._parts = {part.number: part for part in (taken, *taken.sides)}
         self._stored = {part.number: part.cursor for part in self._parts.values()}
         self.rewind()
         return True
 
     def read(self, part: int, limit: int, upto: Cursor | None = None) -> Turn:
-        """The next rows of the lane or of one of its side lanes."""
+        """The next rows of the lane or of one of its side lanes, without what was taken out; its cursor passes that."""
         self._held()
         with self._errors():
-            return self._readers[part].read(limit, upto)
+            turn = self._readers[part].read(limit, upto)
+        if self._left_out:
+            return replace(turn, rows=[row for row in turn.rows if row[0] not in self._left_out])
+        return turn
 
     def read_ahead(self, limit: int) -> None:
         """Let the server look for the lane's next rows while the caller does other things."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kylo_outbox.model.errors import Misconfigured
 from kylo_outbox.store.lanes import Cursor, Lane, Slots, one
+from kylo_outbox.store.left import TAKEN_OUT
 
 if TYPE_CHECKING:
     import psycopg
@@ -63,6 +64,14 @@ _GIVE_MARKS = """
 insert into kylo.marks (lane, low, high, since, at)
 select l.lane, m.low, m.high, m.since, m.at from slowest_marks m cross join kylo.lanes l
 """
+# Of what goes again some was taken out: its lane had passed it, as it must have. Each is looked up by its id.
+LEFT_OUT = f"""
+select g.id from ({TAKEN_OUT}) g
+ cross join lateral (select slot, xid from kylo.outbox_log where id = g.id offset 0) o
+  join kylo.lanes l on (l.lane = %(lane)s or l.parent = %(lane)s)
+                   and o.slot >= l.slot_from and o.slot < l.slot_to and o.slot <> all (l.except_slots)
+ where g.id > l.high_water or not pg_visible_in_snapshot(o.xid, l.snapshot)
+"""  # noqa: S608 - the only thing put in is a constant of ours
 _ADD = """
 insert into kylo.lanes (lane, slot_from, slot_to, epoch, high_water, snapshot, acknowledged)
 values (%s, %s, %s, %s, %s, %s::pg_snapshot, %s)
@@ -91,6 +100,15 @@ def join(connection: psycopg.Connection[Any], lane: Lane, side: int) -> bool:
     return connection.execute(JOIN, values).rowcount == 1
 
 
+def left_out(connection: psycopg.Connection[Any], lane: int) -> frozenset[int]:
+    """What a lane and its sides must not send though their cursors lie before it: discarded, or a dead letter.
+
+    Only what is behind the cursor is ever taken out, and only `set_lanes` takes cursors back, so it is asked for when
+    the lane is taken.
+    """
+    return frozenset(number for [number] in connection.execute(LEFT_OUT, {"lane": lane}))
+
+
 def cut(count: int) -> list[tuple[int, int, int]]:
     """How the slots are cut into `count` lanes: (lane, first slot, end).
 
@@ -107,7 +125,7 @@ def set_lanes(tx: psycopg.Connection[Any], count: int) -> list[tuple[int, int, i
     """Cut the store into `count` lanes anew, in the caller's transaction: (lane, first slot, end).
 
     Relays of the former lanes lose them and take the new ones. Events that they had sent beyond the lowest cursor are
-    sent again under the same ids, in order; projectors absorb them.
+    sent again under the same ids, in order; projectors absorb them. What was taken out meanwhile is not (`left_out`).
 
     Raises:
         Misconfigured: for a number of lanes that cannot be.

@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 from kylo_outbox import Event, emit, emit_many
+from kylo_outbox.flows import holds
 from kylo_outbox.flows.relay import RelayState
 from kylo_outbox.model.errors import Fatal, Misconfigured
 from kylo_outbox.store import lanes, sides
@@ -171,6 +172,36 @@ def test_what_was_published_stays_published_when_the_lanes_change(
             each.run_once()
     records = read_all(kafka_server.bootstrap, topic)
     assert (len(records), inversions(records)) == (600, 0)
+
+
+@pytest.mark.parametrize("act", [holds.discard, holds.dead_letter])
+def test_what_was_taken_out_stays_out_when_the_lanes_change(control_db, act):
+    """A lane has passed a held event that is taken out, another lane is far behind: the new cut begins before both."""
+    with control_db.transaction() as tx:
+        sides.set_lanes(tx, 2)
+        keys = {tx.execute("select kylo.slot_of('t', %s) < 512", (f"k{n}",)).fetchone()[0]: f"k{n}" for n in range(20)}
+        fast, slow = keys[True], keys[False]
+    fill(control_db, "t", [slow, fast], 6)
+    with control_db.transaction() as tx:
+        [gone] = tx.execute(
+            "insert into kylo.outbox_held (id, event_id, created_at, slot, topic, key, type, payload, headers, reason) "
+            "select id, event_id, created_at, slot, topic, key, type, payload, headers, 'X: y' from kylo.outbox_log "
+            "where id = (select max(id) from kylo.outbox_log where key = convert_to(%s, 'UTF8')) returning id",
+            (fast,),
+        ).fetchone()
+        tx.execute("update kylo.lanes set high_water = 6, snapshot = pg_current_snapshot() where lane = 0")
+    with control_db.transaction() as tx:
+        assert act(tx, "t", fast, reason="by hand", who="me").ids == (gone,)
+    with control_db.transaction() as tx:
+        sides.set_lanes(tx, 1)
+    with closing(LaneSession(control_db.dsn, "test")) as session:
+        assert session.take(0, "test")
+        read = []
+        while (turn := session.read(0, 2)).rows or turn.full:
+            read += [row[0] for row in turn.rows if row[1] == "t"]
+        assert read == [number for number in range(1, 7) if number != gone]
+        session.advance(0, turn.cursor, len(read))
+    assert open_rows(control_db) == 0
 
 
 def test_lanes_change_under_fire_and_nothing_is_lost_or_reordered(

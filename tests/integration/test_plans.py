@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from kylo_outbox import emit
-from kylo_outbox.store import lanes, outbox
+from kylo_outbox.store import held, lanes, outbox, sides
 from kylo_outbox.store.engine import connect
 
 HISTORY = 50_000
@@ -92,3 +92,25 @@ def test_a_turn_of_the_relay_reads_no_history(with_history, statistics):
             assert explained(connection, reader._new_sql, values) < 500
             assert explained(connection, reader._turn_sql, values | {"lane": 0}) < 500
             assert [row[2] for row in reader.read(100).rows] == [b"late", b"new", b"new"]
+
+
+@pytest.mark.parametrize("analyzed", [True, False])
+def test_held_events_and_what_was_taken_out_are_looked_up_by_their_ids(with_history, analyzed):
+    """A hundred of each, one of them late, beside 50,000 published events, with the relay's own settings."""
+    with closing(connect(with_history.dsn, "plan", autocommit=True)) as connection:
+        connection.execute(
+            "insert into kylo.outbox_held (id, event_id, created_at, slot, topic, key, type, payload, reason, retry) "
+            "select id, event_id, created_at, slot, topic, key, type, payload, 'paused', true from kylo.outbox_log "
+            "where key = 'k' order by id limit 100"
+        )
+        connection.execute("insert into kylo.verify_gaps select id from kylo.outbox_log where id = 1 or id > 49903")
+        if analyzed:
+            connection.execute("analyze")
+        else:
+            connection.execute("delete from pg_statistic where starelid::regclass::text like 'kylo.outbox_log%'")
+        connection.execute(outbox.PLANS)
+        ready = {"topics": ["t"], "keys": [b"k"], "limit": 1000}
+        assert explained(connection, held.READY, ready) < 2_000
+        assert len(held.ready(connection, [("t", b"k")], 1000)) == 100
+        assert explained(connection, sides.LEFT_OUT, {"lane": 0}) < 2_000
+        assert len(sides.left_out(connection, 0)) == 3

@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 
 from kylo_outbox import Event, emit_many
+from kylo_outbox.flows.relay import holding
 from kylo_outbox.kafka.client import KafkaAddress
 from kylo_outbox.kafka.producer import Publisher
 from kylo_outbox.model.errors import Transient
@@ -112,6 +113,56 @@ def test_what_is_handed_over_directly_does_not_wait_for_kafka(control_db, own_ka
     records = read_all(own_kafka.bootstrap, topic)
     assert len(first_appearances(records)) == 210
     assert inversions(records) == 0
+
+
+def test_a_relay_that_starts_while_kafka_is_away_serves_the_direct_path(control_db, own_kafka, make_relay):
+    """Its client has never seen a topic: direct events go on all the same, the others follow once Kafka is back."""
+    topic = make_topic(own_kafka.bootstrap)
+    own_kafka.kill()
+    handed = _Handed()
+    relay = relay_to(make_relay, own_kafka, direct=handed, batch=10)
+    fill(control_db, topic, ["kafka", "direct"], 40)
+    turn(relay, lambda: len(set(handed.ids)) == 20, seconds=60)
+    assert relay.state.breaker
+    own_kafka.start()
+    turn(relay, lambda: open_rows(control_db) == 0)
+    assert relay.state.breaker == ""
+    assert list(dict.fromkeys(handed.ids)) == sorted(set(handed.ids))
+    records = read_all(own_kafka.bootstrap, topic)
+    assert len(first_appearances(records)) == 20
+    assert inversions(records) == 0
+
+
+def test_a_topic_never_seen_does_not_hide_an_outage(control_db, own_kafka, make_relay):
+    """Records of one topic are in flight, the next is of a topic nobody tells of: direct events go on all the same."""
+    seen, unseen = make_topic(own_kafka.bootstrap), make_topic(own_kafka.bootstrap)
+    handed = _Handed()
+    relay = relay_to(make_relay, own_kafka, direct=handed, batch=10)
+    fill(control_db, seen, ["kafka"], 10)
+    turn(relay, lambda: open_rows(control_db) == 0)
+    own_kafka.kill()
+    fill(control_db, seen, ["kafka"], 10)
+    fill(control_db, unseen, ["kafka", "direct"], 20)
+    turn(relay, lambda: len(set(handed.ids)) == 10, seconds=60)
+
+
+def test_a_direct_key_that_is_resumed_while_kafka_is_away_goes_on(control_db, make_relay, monkeypatch):
+    """Nobody listens where the broker should be: a held event that needs no broker is handed over, in order."""
+    monkeypatch.setattr(holding, "RETRY_EVERY", 0.3)
+    handed, paused = _Handed(), {b"direct 2"}
+    nowhere = KafkaAddress(brokers="127.0.0.1:1")
+    relay = make_relay(
+        open_publisher=lambda store_id: Publisher(nowhere, store_id),
+        direct=handed,
+        is_paused=lambda _topic, key: key in paused,
+    )
+    fill(control_db, "t", ["kafka", "direct 1", "direct 2"], 30)
+    turn(relay, lambda: len(set(handed.ids)) == 10 and open_rows(control_db) == 20, seconds=60)
+    paused.clear()
+    turn(relay, lambda: len(set(handed.ids)) == 20, seconds=60)
+    assert relay.state.breaker
+    assert handed.ids[-10:] == sorted(handed.ids[-10:])
+    assert open_rows(control_db) == 10
 
 
 def test_a_lost_partition_holds_its_own_keys_only(control_db, two_brokers, make_relay):

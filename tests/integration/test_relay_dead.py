@@ -107,3 +107,45 @@ def test_what_its_dead_letter_topic_cannot_take_is_a_row_alone(session):
     assert buried is not None
     assert not buried.recorded
     assert session.execute("select count(*) from kylo.dead_letters").fetchone() == (1,)
+
+
+def refuse_keys(session, keys):
+    """One refused event of topic t for each key, behind the cursor, in a topic whose policy is `skip`."""
+    with session.transaction():
+        for key in keys:
+            emit(session, topic="t", key=key, type="T", payload={})
+    session.execute(
+        "insert into kylo.outbox_held (id, event_id, created_at, slot, topic, key, type, payload, headers, reason) "
+        "select id, event_id, created_at, slot, topic, key, type, payload, headers, 'X: y' from kylo.outbox_log"
+    )
+    session.execute("update kylo.lanes set high_water = %s, snapshot = pg_current_snapshot()", (len(keys),))
+    relay_dead.set_policy(session, "t", "skip", "me")
+
+
+def test_an_open_transaction_keeps_its_own_dead_letter_waiting_only(session, control_db):
+    """It has emitted where the record must go: that event stays held, another key's is buried, nobody is waited for."""
+    refuse_keys(session, ["k", "free"])
+    session.execute("set lock_timeout = '10s'")
+    with closing(connect(control_db.dsn, "sleeper")) as sleeper:
+        emit(sleeper, topic="t.dlq", key="k", type="T", payload={})
+        assert [each.key for each in bury_refused(session, ALL_SLOTS)] == ["free"]
+        assert session.execute("select convert_from(key, 'UTF8') from kylo.outbox_held").fetchall() == [("k",)]
+        assert session.execute("select count(*) from kylo.dead_letters").fetchone() == (1,)
+        sleeper.rollback()
+    assert [each.key for each in bury_refused(session, ALL_SLOTS)] == ["k"]
+    assert session.execute("show lock_timeout").fetchone() == ("10s",)
+
+
+def test_a_round_waits_for_few_open_transactions(session, control_db, monkeypatch):
+    """An import has the slots of twenty dead letters: the lane must not wait for each of them in turn."""
+    keys = [f"k{n}" for n in range(20)]
+    refuse_keys(session, keys)
+    tried = []
+    really = relay_dead.bury
+    monkeypatch.setattr(relay_dead, "bury", lambda *given, **named: tried.append(given[1]) or really(*given, **named))
+    with closing(connect(control_db.dsn, "import")) as sleeper:
+        for key in keys:
+            emit(sleeper, topic="t.dlq", key=key, type="T", payload={})
+        assert bury_refused(session, ALL_SLOTS) == []
+        assert len(tried) == 3
+    assert len(bury_refused(session, ALL_SLOTS)) == 20

@@ -50,7 +50,7 @@ class Holding:
         self._caution = Caution(_AT_ONCE)
         self._sizes = Sizes()
         self._sent: tuple[Ticket, list[Row]] | None = None
-        self._tried_at = 0.0
+        self._tried_at = self._handed_at = 0.0
         # Held events were in flight when something unknown was refused: they go only while nothing else does.
         self.alone = False
 
@@ -164,10 +164,24 @@ class Holding:
         if self._sent is not None and self._sent[0].done:
             _, rows = self._sent
             count_published(rows)
-            self._done(session, rows)
+            self._let_go(session, rows)
+            self._caution.passed(rows)
+            self._sizes.passed(rows)
+            self._sent, self._tried_at, self.alone = None, 0.0, False
+
+    def hand_over(self, session: LaneSession) -> None:
+        """Hand over held events of the direct path when it is time, whatever has become of Kafka."""
+        if self._direct is None or not self._state.held_keys or time.monotonic() - self._handed_at < RETRY_EVERY:
+            return
+        self._handed_at = time.monotonic()
+        keys = [each for each in self._state.held_keys if not self._is_paused(*each) and self._direct.takes(*each)]
+        if keys and (rows := session.held_ready(keys, _AT_ONCE)):
+            self._direct.deliver(rows)
+            self._let_go(session, rows)
+            self._handed_at = 0.0
 
     def go_on(self, session: LaneSession, outlet: Outlet) -> None:
-        """Settle the held batch in flight, or try the next one when it is time."""
+        """Settle the held batch in flight to Kafka, or try the next one when it is time."""
         if self._sent is not None:
             self.settle(session)
             return
@@ -178,22 +192,14 @@ class Holding:
         self._lost.look_again(outlet)
         keys = [each for each in self._state.held_keys if not self._is_paused(*each)]
         if self._direct is not None:
-            direct = [each for each in keys if self._direct.takes(*each)]
-            if rows := session.held_ready(direct, _AT_ONCE):
-                self._direct.deliver(rows)
-                self._done(session, rows)
-                return
-            keys = [each for each in keys if each not in set(direct)]
+            keys = [each for each in keys if not self._direct.takes(*each)]
         if rows := session.held_ready(self._reachable(outlet, keys), self._caution.rows):
             self._sent = (outlet.send(rows), rows)
             outlet.hurry()
 
-    def _done(self, session: LaneSession, rows: list[Row]) -> None:
+    def _let_go(self, session: LaneSession, rows: list[Row]) -> None:
         session.let_go(rows)
         self._state.published += len(rows)
-        self._caution.passed(rows)
-        self._sizes.passed(rows)
-        self._sent, self._tried_at, self.alone = None, 0.0, False
         self.load(session)
 
     def _bury(self, session: LaneSession) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from kylo_outbox.telemetry import metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kylo_outbox.kafka.producer import Ticket
     from kylo_outbox.store.lanes import Cursor
     from kylo_outbox.store.outbox import Row, Turn
@@ -93,6 +95,12 @@ class Track:
         """Everything that is not acknowledged will be read again."""
         self.batches.clear()
         self.turn = None
+
+
+def oldest_in_flight(tracks: Iterable[Track]) -> Batch | None:
+    """The batch that Kafka has owed an answer for the longest time, if there is one."""
+    in_flight = (batch for track in tracks for batch in track.batches if batch.in_flight)
+    return min(in_flight, key=lambda batch: batch.sent_at, default=None)
 
 
 def count(batch: Batch) -> None:

@@ -15,7 +15,7 @@ from kylo_outbox.flows.relay.fairness import Fairness
 from kylo_outbox.flows.relay.holding import Holding
 from kylo_outbox.flows.relay.rest import Rest
 from kylo_outbox.flows.relay.state import RelayTurn
-from kylo_outbox.flows.relay.track import Batch, Track, count
+from kylo_outbox.flows.relay.track import Batch, Track, count, oldest_in_flight
 from kylo_outbox.flows.relay.window import Window
 from kylo_outbox.kafka.client import KafkaFatal, KafkaFault
 from kylo_outbox.model.errors import Fatal, Transient
@@ -97,9 +97,8 @@ class Relay:
             self._store_cursors(session)
             if self._fairness.step(session, self._tracks):
                 self._track(session)
-            if not self.state.breaker and not (self._holding.alone and self._oldest()):
-                self._holding.go_on(session, outlet)
-            read, full = self._read(session, outlet)
+            self._holding.hand_over(session)
+            read, full = self._go_on(session, outlet)
             self._watch(session, outlet, answered=answered)
             self.state.full_since = outlet.full_since
         except Transient as away:
@@ -114,7 +113,7 @@ class Relay:
             self._drop()
             raise
         self.state.last_success = time.time()
-        in_flight = self._oldest() is not None
+        in_flight = oldest_in_flight(self._tracks) is not None
         self.state.publishing = bool(in_flight or read or done)
         more = full and not self._fairness.waits and self._has_room(self._tracks[0])
         pause = 0.0 if more else self._rest.after(session, outlet, in_flight=in_flight)
@@ -271,6 +270,21 @@ class Relay:
             track.forget()
         session.rewind()
 
+    def _go_on(self, session: LaneSession, outlet: Outlet) -> tuple[int, bool]:
+        """Try what is held, then read and send; (rows, whether more is known to wait)."""
+        try:
+            if not self.state.breaker and not (self._holding.alone and oldest_in_flight(self._tracks)):
+                self._holding.go_on(session, outlet)
+            return self._read(session, outlet)
+        except KafkaFault as unanswered:
+            self._breaker.open(str(unanswered))
+            if oldest_in_flight(self._tracks) is not None:
+                self._watch(session, outlet, answered=False)
+            elif self._direct is not None:
+                # Nothing is in flight that would tell by its silence; the kept turn is divided when it comes again.
+                self._away = True
+            raise
+
     def _read(self, session: LaneSession, outlet: Outlet) -> tuple[int, bool]:
         """Read a turn of the lane and of each side and send them; (rows, whether more is known to wait)."""
         if self._fairness.waits or self._holding.wants_quiet or not self._rest.over():
@@ -334,7 +348,7 @@ class Relay:
 
     def _watch(self, session: LaneSession, outlet: Outlet, *, answered: bool) -> None:
         """Notice silence: partitions without a leader are set aside, anything else opens the breaker until it ends."""
-        oldest = self._oldest()
+        oldest = oldest_in_flight(self._tracks)
         if self._away and self._lost.look_is_due() and outlet.answers():
             answered, self._away = True, False
         if answered or (oldest is None and not self._away):
@@ -349,10 +363,6 @@ class Relay:
                 # What is for Kafka is copied out, so that what is handed over directly need not wait behind it.
                 self._away = True
                 self._start_over(session, outlet)
-
-    def _oldest(self) -> Batch | None:
-        in_flight = (batch for track in self._tracks for batch in track.batches if batch.in_flight)
-        return min(in_flight, key=lambda batch: batch.sent_at, default=None)
 
     def _store_cursors(self, session: LaneSession, *, now: bool = False) -> None:
         began = time.monotonic()
