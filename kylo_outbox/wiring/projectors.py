@@ -90,6 +90,10 @@ def projection(parts: Parts, projector: Projector) -> Projection:
     )
 
 
+def _problems(parts: Parts) -> list[str]:
+    return [store.problem for store in parts.directory.stores() if store.problem]
+
+
 def _homes(parts: Parts, projector: Projector) -> list[Database]:
     """The databases in which its effects lie, as far as they can be reached."""
     if projector.store != "company":
@@ -217,7 +221,8 @@ class ProjectorProcess:
                 notices.set_partitions(tx, name, topic, partitions)
 
         tell = partial(_notice, self._parts, name)
-        return Gaps(name, before, partial(stored_events, self._parts, rows_of=published_rows), tell, learn)
+        stored = partial(stored_events, self._parts, rows_of=published_rows)
+        return Gaps(name, before, stored, tell, learn, lambda: _problems(self._parts))
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -115,3 +115,14 @@ def test_what_is_in_hand_is_settled_before_a_gap_behind_it_is_filled(handled):
     for _ in range(5):
         made.run_once()
     assert handled == [[1], [2], [9]]
+
+
+@pytest.mark.parametrize(("away", "told_of"), [(["store 710: no answer"], True), ([], False)])
+def test_an_outbox_that_cannot_be_asked_is_named(handled, away, told_of):
+    """What it alone still has is passed over: a person has to know."""
+    source = Source()
+    told: list[tuple[str, ...]] = []
+    gaps = Gaps("p", {"t": 1}, lambda _topic: iter([[delivery(1)]]), lambda *w: told.append(w), print, lambda: away)
+    while not gaps.close_before(source, handled.append):
+        pass
+    assert ("store 710: no answer" in told[-1][2]) is told_of

@@ -38,6 +38,7 @@ class Gaps:
         stored: The stored events of a topic, in order, in batches, from every outbox that can be reached.
         tell: (kind, subject, text) for people.
         learn: (topic, partitions) to be remembered.
+        away: Why outboxes cannot be asked now; what they alone still have is passed over, and people are told.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class Gaps:
         stored: Callable[[str], Iterable[Sequence[Delivery]]],
         tell: Callable[[str, str, str], object],
         learn: Callable[[str, int], None],
+        away: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._projector = projector
         self._partitions = partitions
         self._stored = stored
         self._tell = tell
         self._learn = learn
+        self._away = away
         self._open: list[Lost] = []
         self._filling: Iterator[bool] | None = None
         self.noticed: list[str] = []
@@ -106,7 +109,7 @@ class Gaps:
     ) -> Iterator[bool]:
         log.error("%s: %s; applying what the outboxes still have", self._projector, what)
         self._tell(kind, subject, f"{what}; they are being filled in from the outboxes")
-        number, oldest = 0, None
+        number, oldest, away = 0, None, self._away()
         for batch in self._stored(topic):
             handle(batch)
             number += len(batch)
@@ -114,5 +117,7 @@ class Gaps:
             yield False
         since = f", the oldest of {oldest:%Y-%m-%d %H:%M}" if oldest else ""
         text = f"{what}; {number} stored events were applied or known{since}; what is older is for people to judge"
+        if away:
+            text += f"; an outbox could not be asked ({'; '.join(away)}): when it can, `kylo-outbox rebuild --dry-run`"
         self._tell(kind, subject, text)
         self.noticed.append(text)
