@@ -141,3 +141,27 @@ def test_the_next_relay_reads_what_is_not_acknowledged_before_what_is_held(
     run_until(second, all_done)
     went = {"direct": handed.ids, "kafka": [number for number in slow.ids if number != 1]}[key]
     assert went == [2, 3]
+
+
+def test_in_doubt_held_events_and_the_lane_take_turns(control_db, save, make_relay, run_until):
+    """Of two batches in flight nobody can say whose the refused record is: while it is looked for, there is one."""
+    slow, paused = Slow(), {b"held"}
+    relay = make_relay(open_publisher=lambda _store: slow, is_paused=lambda _topic, key: key in paused)
+    save("held")
+    run_until(relay, lambda: held_ids(control_db) == [1])
+    turns(relay, 3)
+    paused.clear()
+    relay._caution.doubt()
+    save("other")
+    most = 0
+
+    def all_done():
+        nonlocal most
+        in_flight = [ticket for ticket in slow._tickets if not ticket.done]
+        most = max(most, len(in_flight))
+        if in_flight and len(slow.ids) + most > 1:
+            in_flight[0].complete()
+        return open_rows(control_db) == 0
+
+    run_until(relay, all_done)
+    assert (sorted(slow.ids), most) == ([1, 2], 1)

@@ -54,10 +54,13 @@ class Holding:
         # Held events were in flight when something unknown was refused: they go only while nothing else does.
         self.alone = False
 
-    @property
-    def wants_quiet(self) -> bool:
-        """Whether nothing else may be sent until the held events have had their turn."""
-        return self.alone and (self._sent is not None or self._due)
+    def wants_quiet(self, *, doubt: bool) -> bool:
+        """Whether nothing else may be sent until the held events have had their turn.
+
+        `doubt`: the lane looks for a refused record. Both at once would leave open again whose it is, for ever if
+        held events go on coming.
+        """
+        return (self._sent is not None and (doubt or self.alone)) or (self.alone and self._due)
 
     @property
     def _due(self) -> bool:

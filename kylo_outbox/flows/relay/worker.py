@@ -273,7 +273,8 @@ class Relay:
     def _go_on(self, session: LaneSession, outlet: Outlet) -> tuple[int, bool]:
         """Try what is held, then read and send; (rows, whether more is known to wait)."""
         try:
-            if not self.state.breaker and not (self._holding.alone and oldest_in_flight(self._tracks)):
+            one_at_a_time = self._holding.alone or self._caution.active
+            if not self.state.breaker and not (one_at_a_time and oldest_in_flight(self._tracks)):
                 self._holding.go_on(session, outlet)
             return self._read(session, outlet)
         except KafkaFault as unanswered:
@@ -287,7 +288,8 @@ class Relay:
 
     def _read(self, session: LaneSession, outlet: Outlet) -> tuple[int, bool]:
         """Read a turn of the lane and of each side and send them; (rows, whether more is known to wait)."""
-        if self._fairness.waits or self._holding.wants_quiet or not self._rest.over():
+        quiet = self._holding.wants_quiet(doubt=self._caution.active)
+        if self._fairness.waits or quiet or not self._rest.over():
             return 0, False
         lane, sides = self._tracks[0], self._tracks[1:]
         total, more = 0, False
