@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kylo_outbox.flows.relay.caution import Caution
 
 
@@ -32,6 +34,24 @@ def test_the_guilty_record_is_found_and_its_neighbours_pass():
     passed, guilty, too_large = send(Caution(1000), list(range(1000)), lambda batch: 617 in batch)
     assert (guilty, too_large) == ([617], False)
     assert passed == [number for number in range(1000) if number != 617]
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2, 5, 617, 999])
+def test_the_guilty_record_is_found_though_everything_goes_again_after_each_refusal(bad):
+    """Late rows have no cursor of their own: each refusal begins with the first of them again."""
+    caution, sent, at = Caution(1000), 0, 0
+    while True:
+        batch = range(at, min(at + caution.rows, 1000))
+        sent += 1
+        assert sent < 5000
+        if bad not in batch:
+            caution.passed(rows(*batch))
+            at = batch.stop
+        elif caution.refused(rows(*batch)):
+            break
+        else:
+            at = 0
+    assert list(batch) == [bad]
 
 
 def test_several_guilty_records_are_found():

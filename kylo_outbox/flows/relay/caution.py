@@ -49,9 +49,13 @@ class Caution:
         """Rows were acknowledged; True if that was the last of a refused batch and no record was at fault."""
         if not self.active and not self._doubted:
             return False
-        self.rows = min(self._most, self.rows * 2)
+        passed = {row[0] for row in rows}
+        # Late rows are read again from the first one after each refusal. Those before the doubted ones have passed
+        # before and say nothing: with turns that grow over them the refused record would never stand alone.
+        if not self._doubted or max(passed, default=-1) >= min(self._doubted):
+            self.rows = min(self._most, self.rows * 2)
         doubted = bool(self._doubted)
-        self._doubted -= {row[0] for row in rows}
+        self._doubted -= passed
         return doubted and not self._doubted and not self._guilty
 
     def kept_back(self, rows: Sequence[Row], sent: Sequence[Row]) -> None:
