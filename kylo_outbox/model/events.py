@@ -138,14 +138,21 @@ class Event:
 
     def saved(self, event_id: UUID, raw: bytes) -> Event:
         """The same event with the id and the bytes under which it was stored."""
+        event = self.with_content(raw, self._payload)
+        event.event_id = event_id
+        return event
+
+    def with_content(self, raw: bytes, payload: Any = _UNPARSED) -> Event:
+        """The same event with other bytes; with `payload` they are not parsed."""
         return Event(
             topic=self.topic,
             key=self.key,
             type=self.type,
-            payload=self._payload,
+            payload=payload,
             headers=self.headers,
-            event_id=event_id,
+            event_id=self.event_id,
             raw=raw,
+            outbox_id=self.outbox_id,
             created_at=self.created_at,
             available_at=self.available_at,
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.model.errors import Poison
-from kylo_outbox.model.events import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from kylo_outbox.model.events import Event
 
 _MOST = 100
 
@@ -28,22 +29,8 @@ def lift(event: Event, upcasters: Mapping[tuple[str, int], Callable[[Any], Any]]
             raise Poison(f"version: {version!r} is no number")
         upcaster = upcasters.get((event.type, version))
         if upcaster is None:
-            return event if payload is event.payload else _with(event, payload)
+            return event if payload is event.payload else event.with_content(event.raw, payload)
         payload = upcaster(payload)
         if isinstance(payload, dict):
             payload = {**payload, "version": version + 1}
     raise Poison(f"version: more than {_MOST} upcasters in a row for {event.type}")
-
-
-def _with(event: Event, payload: Any) -> Event:
-    return Event(
-        topic=event.topic,
-        key=event.key,
-        type=event.type,
-        payload=payload,
-        headers=event.headers,
-        event_id=event.event_id,
-        raw=event.raw,
-        outbox_id=event.outbox_id,
-        created_at=event.created_at,
-    )

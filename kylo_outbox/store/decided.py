@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from kylo_outbox.model.events import Event
-
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
@@ -69,24 +67,11 @@ def edited(tx: psycopg.Connection[Any], projector: str, ids: Collection[int] | N
 
 def as_edited(deliveries: Iterable[Delivery], edits: Mapping[Place, bytes]) -> list[Delivery]:
     """The same with the payloads that took the place of theirs."""
-    return [_with(each, edits[place_of(each)]) if place_of(each) in edits else each for each in deliveries]
+    return [
+        each._replace(event=each.event.with_content(edits[place])) if (place := place_of(each)) in edits else each
+        for each in deliveries
+    ]
 
 
 def _place(store_id: str, topic: str, key: str, generation: int, number: int) -> Place:
     return (store_id, topic, key), (generation, number)
-
-
-def _with(delivery: Delivery, payload: bytes) -> Delivery:
-    event = delivery.event
-    return delivery._replace(
-        event=Event(
-            topic=event.topic,
-            key=event.key,
-            type=event.type,
-            headers=event.headers,
-            event_id=event.event_id,
-            raw=payload,
-            outbox_id=event.outbox_id,
-            created_at=event.created_at,
-        )
-    )
