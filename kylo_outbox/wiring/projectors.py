@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from kylo_outbox.kafka.consumer import Subscription
 from kylo_outbox.kafka.contact import BrokerContact
 from kylo_outbox.kafka.lag import Lag
 from kylo_outbox.model import topics as declared
-from kylo_outbox.model.errors import Misconfigured
+from kylo_outbox.model.errors import Misconfigured, Transient
 from kylo_outbox.model.projector import Projector
 from kylo_outbox.runtime import collector
 from kylo_outbox.runtime.schedule import Schedule
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from kylo_outbox.settings import Settings
     from kylo_outbox.store.engine import Database
     from kylo_outbox.store.outbox import Row
+
+log = logging.getLogger(__name__)
 
 Rows: TypeAlias = "Callable[[Database, Sequence[str]], Iterator[list[Row]]]"
 
@@ -205,10 +208,14 @@ class ProjectorProcess:
         return worker
 
     def _read_before(self, projector: Projector) -> set[str]:
+        """Topics of which it took events before, as far as its databases tell; one that is away stops nobody else."""
         found: set[str] = set()
         for database in _homes(self._parts, projector):
-            with database.transaction() as tx:
-                found |= positions.taken_from(tx, projector.name, projector.topics)
+            try:
+                with database.transaction() as tx:
+                    found |= positions.taken_from(tx, projector.name, projector.topics)
+            except Transient as away:
+                log.warning("%s: what %s took before is not known now: %s", projector.name, database.name, away)
         return found
 
     def _watch(self, projector: Projector) -> Gaps:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from kylo_outbox import emit
 from kylo_outbox.kafka.client import KafkaAddress
 from kylo_outbox.kafka.contact import BrokerContact
 from kylo_outbox.model.errors import Misconfigured, NotReady, Unreachable
 from kylo_outbox.settings import load
 from kylo_outbox.wiring import parts, projectors
+from tests.helpers.away import Switch
 from tests.helpers.broker import make_topic
 
 
@@ -70,3 +74,45 @@ def test_a_projector_of_anybody(settings, tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     assert projectors.named(parts.build(settings), "mine_here:Mine").name == "mine"
+
+
+@pytest.fixture
+def process(settings):
+    """The process of projector `txns`, and the projector."""
+    built = parts.build(settings)
+    made = projectors.ProjectorProcess(built, ["txns"])
+    yield made, made._projectors[0]
+    built.close()
+
+
+def test_gaps_are_filled_with_what_has_gone_out(process, control_db, settings):
+    """What the relay has not passed comes by itself, in its turn."""
+    made, txns = process
+    with control_db.transaction() as tx:
+        for _ in range(2):
+            emit(tx, topic=settings.topic_txns, key="710", type="T", payload={})
+    gaps = made._watch(txns)
+    assert list(gaps._stored(settings.topic_txns)) == []
+    with control_db.transaction() as tx:
+        tx.execute("update kylo.lanes set high_water = 1, snapshot = pg_current_snapshot()")
+    assert [[each.event.outbox_id for each in batch] for batch in gaps._stored(settings.topic_txns)] == [[1]]
+
+
+def test_what_was_read_before_is_told_by_the_databases_that_answer(process, control_db, settings, monkeypatch):
+    """One company's database that is away keeps nobody else's projector from starting."""
+    made, txns = process
+    assert made._read_before(txns) == set()
+    with control_db.transaction() as tx:
+        tx.execute(
+            "insert into kylo.positions (projector, store_id, topic, key, generation, outbox_id) "
+            "values ('txns', 's', %s, '710', 1, 1)",
+            (settings.topic_txns,),
+        )
+    gone = Switch(control_db.dsn, name="710")
+    gone.away = True
+    monkeypatch.setattr(projectors, "_homes", lambda *_: [gone, control_db])
+    joined: dict[str, Any] = {}
+    monkeypatch.setattr(projectors, "Subscription", lambda *_, **more: joined.update(more))
+    made._worker(txns)
+    assert (joined, gone.refused) == ({"read_before": {settings.topic_txns}}, 1)
+    gone.close()
