@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -23,11 +23,14 @@ from kylo_outbox.wiring import projectors
 from kylo_outbox.wiring.parts import require_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from kylo_outbox.model.delivery import Delivery
+    from kylo_outbox.model.events import Event
     from kylo_outbox.model.projector import Projector
     from kylo_outbox.store.engine import Database
+
+Histories: TypeAlias = "Sequence[partial[Iterator[list[Delivery]]]]"
 
 _BATCH = 1000
 
@@ -64,23 +67,38 @@ def rebuild(
         database = _database(context, projector, company)
         histories = [partial(_stored, context, projector), *_log(context, projector)]
         if projector.repeatable and not projector.tables:
-            mend = Mend(projector, database, histories, key=company)
-            if _mend(mend, projector, database, undo=undo, yes=yes, dry_run=dry_run, as_json=as_json):
-                return
-            raise typer.Exit(FAILED)
-        flow = Rebuild(projector, database, histories, lambda number: say(f"{number} events"))
-        if undo:
-            if confirmed(f"bring back the former rows of {projector.name}", yes=yes, dry_run=dry_run):
-                flow.undo()
-                _write(database, "rebuild undo", projector, {})
-                say("the former rows are back")
-            return
-        if not dry_run and not confirmed(f"rebuild and swap {', '.join(projector.tables)}", yes=yes, dry_run=False):
-            return
-        done = flow.run(swap=not dry_run)
-        shape = asdict(done)
-        if done.swapped:
-            _write(database, "rebuild", projector, shape)
+            note = partial(_note_mended, projector)
+            mend = Mend(projector, database, histories, key=company, note=note)
+            equal = _mend(mend, projector, undo=undo, yes=yes, dry_run=dry_run, as_json=as_json)
+        elif undo:
+            equal = True
+            _undo(_flow(projector, database, histories), projector, database, yes=yes, dry_run=dry_run)
+        else:
+            flow = _flow(projector, database, histories)
+            equal = _build(flow, projector, database, yes=yes, dry_run=dry_run, as_json=as_json)
+    if not equal:
+        raise typer.Exit(FAILED)
+
+
+def _flow(projector: Projector, database: Database, histories: Histories) -> Rebuild:
+    return Rebuild(projector, database, histories, lambda number: say(f"{number} events"))
+
+
+def _undo(flow: Rebuild, projector: Projector, database: Database, *, yes: bool, dry_run: bool) -> None:
+    if confirmed(f"bring back the former rows of {projector.name}", yes=yes, dry_run=dry_run):
+        flow.undo()
+        _write(database, "rebuild undo", projector, {})
+        say("the former rows are back")
+
+
+def _build(flow: Rebuild, projector: Projector, database: Database, *, yes: bool, dry_run: bool, as_json: bool) -> bool:
+    """Whether the live tables are as they should be now."""
+    if not dry_run:
+        confirmed(f"rebuild and swap {', '.join(projector.tables)}", yes=yes, dry_run=False)
+    done = flow.run(swap=not dry_run)
+    shape = asdict(done)
+    if done.swapped:
+        _write(database, "rebuild", projector, shape)
     if as_json:
         print_json(shape)
     else:
@@ -89,13 +107,10 @@ def rebuild(
             [(each.table, each.live, each.rebuilt, each.only_live, each.only_rebuilt) for each in done.tables],
         )
     say(f"{done.events} events applied; {'the rebuilt rows are in place' if done.swapped else 'nothing was changed'}")
-    if dry_run and not all(each.equal for each in done.tables):
-        raise typer.Exit(FAILED)
+    return done.swapped or all(each.equal for each in done.tables)
 
 
-def _mend(
-    mend: Mend, projector: Projector, database: Database, *, undo: bool, yes: bool, dry_run: bool, as_json: bool
-) -> bool:
+def _mend(mend: Mend, projector: Projector, *, undo: bool, yes: bool, dry_run: bool, as_json: bool) -> bool:
     """Whether all is whole now."""
     if undo:
         raise Refused([f"--undo: {projector.name} is mended in place, former rows are not kept"])
@@ -104,11 +119,8 @@ def _mend(
     done = mend.run(keep=not dry_run)
     lacking = [{"topic": each.topic, "key": each.key, "outbox_id": each.outbox_id} for each in done.lacking]
     failed = [{"outbox_id": each.outbox_id, "reason": reason} for each, reason in done.failed]
-    shape = {"events": done.events, "lacking": lacking, "failed": failed, "changes": done.changes}
-    if lacking and not dry_run:
-        _write(database, "rebuild in place", projector, shape)
     if as_json:
-        print_json(shape)
+        print_json({"events": done.events, "lacking": lacking, "failed": failed, "changes": done.changes})
     else:
         print_table(("table", *KINDS), [(table, *rows.values()) for table, rows in sorted(done.changes.items())])
         print_table(("topic", "key", "outbox id"), [tuple(each.values()) for each in lacking])
@@ -117,6 +129,13 @@ def _mend(
     mended = "nothing was changed" if dry_run else f"{len(lacking) - len(failed)} of them applied again"
     say(f"{done.events} events looked at, {len(lacking)} without their whole effect; {mended}")
     return not failed and not (dry_run and lacking)
+
+
+def _note_mended(projector: Projector, tx: Any, events: Sequence[Event]) -> None:
+    """One row in the audit for each transaction, so that what is mended is written down however the run ends."""
+    ids = [each.outbox_id for each in events if each.outbox_id is not None]
+    if ids:
+        audit.write(tx, who=who(), verb="rebuild in place", ids=ids, reason=projector.name)
 
 
 def _database(context: Context, projector: Projector, company: str | None) -> Database:

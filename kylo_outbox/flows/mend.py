@@ -8,7 +8,6 @@ adds what is missing and nothing else (`Projector.repeatable`). Positions are no
 from __future__ import annotations
 
 from collections import defaultdict
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from kylo_outbox.model.delivery import NOWHERE
 from kylo_outbox.model.errors import Refused, Transient
 from kylo_outbox.model.upcast import lift
 from kylo_outbox.store import decided, shadow
-from kylo_outbox.store.changes import changed_rows, counts
+from kylo_outbox.store.changes import changed_rows, counts, trial
 from kylo_outbox.store.emit import muted
 from kylo_outbox.store.engine import may_idle
 
@@ -49,10 +48,6 @@ class Mended:
     changes: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-class _TakeBackError(Exception):
-    """Ends the transaction of a trial."""
-
-
 class Mend:
     """One projector in one database, or one key of it.
 
@@ -61,6 +56,7 @@ class Mend:
         database: Where its effect lies.
         histories: Each gives events of the projector's topics, in any order; the same event may come twice.
         key: Only events of this key; None: all that have their effect here.
+        note: Gets the transaction and the events that were applied again in it, for the audit.
 
     Raises:
         Refused: the projector is not repeatable.
@@ -72,10 +68,12 @@ class Mend:
         database: Database,
         histories: Sequence[Callable[[], Iterable[Sequence[Delivery]]]],
         key: str | None = None,
+        note: Callable[[Any, Sequence[Event]], None] = lambda _tx, _events: None,
     ) -> None:
         if not (projector.repeatable and projector.tells_effects):
             raise Refused([f"{projector.name}: applying an event again may do more than mend its effect"])
         self._projector, self._database, self._histories, self._key = projector, database, histories, key
+        self._note = note
         self._met: defaultdict[str, Met] = defaultdict(Met)
 
     def run(self, *, keep: bool) -> Mended:
@@ -107,19 +105,17 @@ class Mend:
 
     def _look(self, deliveries: Sequence[Delivery], found: Mended, *, keep: bool) -> None:
         events = [lift(each.event, self._projector.upcasters) for each in deliveries]
-        with suppress(_TakeBackError), self._database.transaction() as tx, muted():
+        with trial(self._database.transaction(), keep=keep) as tx, muted():
             may_idle(tx, _LONG)
             whole = {each.event_id for each in self._projector.effects(tx, events) if not each.fault}
             lacking = [event for event in events if event.event_id not in whole]
             found.events += len(events)
             found.lacking += lacking
             if lacking:
-                self._apply(tx, lacking, found)
-            if not keep:
-                raise _TakeBackError
+                self._note(tx, self._apply(tx, lacking, found))
 
-    def _apply(self, tx: Any, lacking: Sequence[Event], found: Mended) -> None:
-        """All at once; if that fails one by one, so that one that cannot be applied stops no other."""
+    def _apply(self, tx: Any, lacking: Sequence[Event], found: Mended) -> list[Event]:
+        """Apply all at once; if that fails one by one, so that one that cannot be applied stops no other."""
         before = counts(tx)
         try:
             with tx.transaction():
@@ -130,9 +126,9 @@ class Mend:
         except Exception as failed:  # noqa: BLE001 - whatever a projector raises is told with its event
             if len(lacking) == 1:
                 found.failed.append((lacking[0], str(failed)))
-                return
-            for event in lacking:
-                self._apply(tx, [event], found)
+                return []
+            return [mended for event in lacking for mended in self._apply(tx, [event], found)]
+        return list(lacking)
 
 
 def _add(total: dict[str, dict[str, int]], more: dict[str, dict[str, int]]) -> None:

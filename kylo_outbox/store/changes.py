@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
     import psycopg
 
 CHANGED = r"""
@@ -15,6 +19,21 @@ select schemaname || '.' || relname, n_tup_ins, n_tup_upd, n_tup_del
 """
 KINDS = ("inserted", "updated", "deleted")
 Counts = dict[str, tuple[int, int, int]]
+
+
+class _TakeBackError(Exception):
+    """Ends the transaction of a trial."""
+
+
+@contextmanager
+def trial(
+    transaction: AbstractContextManager[psycopg.Connection[Any]], *, keep: bool = False
+) -> Iterator[psycopg.Connection[Any]]:
+    """A transaction that is taken back at the end of the block, unless `keep`."""
+    with suppress(_TakeBackError), transaction as tx:
+        yield tx
+        if not keep:
+            raise _TakeBackError
 
 
 def counts(tx: psycopg.Connection[Any]) -> Counts:

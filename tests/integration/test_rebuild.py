@@ -147,13 +147,17 @@ def test_effects_that_are_gone_are_applied_again_in_place(books):
         tx.execute("delete from ledger_entries where number in (3, 7) or number = 5 and account = 'a'")
     damaged = entries(books)
     histories = [lambda: history(books), lambda: history(books)]
+    noted = []
     for keep, after in ((False, damaged), (True, [each for each in whole if each[3] != 7])):
-        done = Mend(Again(), books, histories).run(keep=keep)
+        done = Mend(
+            Again(), books, histories, note=lambda _tx, events: noted.append([e.outbox_id for e in events])
+        ).run(keep=keep)
         assert (done.events, [each.outbox_id for each in done.lacking]) == (38, [4, 6, 8])
         assert [(each.outbox_id, reason) for each, reason in done.failed] == [(8, "eight")]
         assert done.changes == {"kylo.ledger_entries": {"inserted": 4, "updated": 0, "deleted": 1}}
         assert entries(books) == after
     assert ask(books, "select count(*) from outbox where topic = 'told'") == told
+    assert noted == [[4, 6], [4, 6]], "what failed is not among what was mended"
     with pytest.raises(Refused, match="may do more than mend"):
         Mend(Telling(), books, histories)
 

@@ -132,8 +132,8 @@ def test_lost_effects_of_triage_are_mended_in_place(kylo, control_db, monkeypatc
         )
         assert tx.execute(asked).fetchall() == [("open", 2), ("resolved", 1)]
         assert tx.execute("select count(*) from outbox").fetchone() == before
-        [verb] = tx.execute("select verb from kylo.audit").fetchone()
-    assert verb == "rebuild in place"
+        acts = tx.execute("select verb, ids from kylo.audit").fetchall()
+    assert acts == [("rebuild in place", [second, third])]
 
 
 def test_an_edited_slice_is_looked_for_as_it_was_applied(kylo):

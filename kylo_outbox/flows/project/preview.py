@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.model.projector import EffectProjector
 from kylo_outbox.store import dead_letters, keyholds
-from kylo_outbox.store.changes import changed_rows, counts
+from kylo_outbox.store.changes import changed_rows, counts, trial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,10 +30,6 @@ class Preview:
     tried: bool = True
 
 
-class _TakeBackError(Exception):
-    """Ends the transaction of a preview."""
-
-
 def preview(projection: Projection, database: Database, letter: int, hold: keyholds.Hold, limit: int) -> Preview:
     """Try the dead letter and at most `limit` events behind it; nothing is stored.
 
@@ -41,18 +37,15 @@ def preview(projection: Projection, database: Database, letter: int, hold: keyho
         Transient: not now.
     """
     found = Preview()
-    try:
-        with projection.transaction(database) as tx:
-            head = dead_letters.looked_at(tx, letter)
-            line = [head] if head is not None else []
-            line += [delivery for _, delivery in keyholds.waiting(tx, hold, limit)]
-            if isinstance(projection.projector, EffectProjector):
-                found.tried = False
-                found.events = [(delivery, None) for delivery in line]
-            else:
-                _try(projection, tx, line, found)
-    except _TakeBackError:
-        pass
+    with trial(projection.transaction(database)) as tx:
+        head = dead_letters.looked_at(tx, letter)
+        line = [head] if head is not None else []
+        line += [delivery for _, delivery in keyholds.waiting(tx, hold, limit)]
+        if isinstance(projection.projector, EffectProjector):
+            found.tried = False
+            found.events = [(delivery, None) for delivery in line]
+        else:
+            _try(projection, tx, line, found)
     return found
 
 
@@ -68,4 +61,3 @@ def _try(projection: Projection, tx: Any, line: Sequence[Delivery], found: Previ
             break
         found.events.append((delivery, None))
     found.changes = changed_rows(tx, before)
-    raise _TakeBackError
