@@ -52,6 +52,10 @@ class CircuitOpen(Transient):
     retry_after = 5.0
 
 
+class Stopping(Transient):
+    """The process was asked to stop: what is not done yet is done by whoever comes next."""
+
+
 class Poison(KyloError):  # noqa: N818
     """This record can never be applied as it is; `reason` is stored beside its bytes."""
 

@@ -96,8 +96,8 @@ def run(worker: Worker, stop: Stop, pulse: Pulse) -> None:
                 # Whoever said when to come back (a quota) is believed.
                 pause = max(backoff.failed(), float(getattr(away, "retry_after", 0.0)))
                 pulse.waits(away)
-                # One line an outage, not one a try.
-                if str(away) != told:
+                # One line an outage, not one a try; what a stop interrupts is no outage.
+                if str(away) != told and not stop.is_set():
                     log.warning("%s waits: %s", worker.name, away)
                     told = str(away)
             else:

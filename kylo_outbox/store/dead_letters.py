@@ -46,7 +46,8 @@ update kylo.dead_letters set settled_at = clock_timestamp(), outcome = %s, retry
 """
 FAILED_AGAIN = """
 update kylo.dead_letters
-   set attempts = attempts + 1, releases = releases + 1, reason = %s, error_class = %s, detail = %s, retry_at = null
+   set attempts = attempts + 1, releases = releases + 1, reason = %s, error_class = %s, detail = %s, retry_at = null,
+       deaths = 0
  where id = %s
 """
 # What history does not tell stays as long as there may be history: that an event was discarded, went another way or was

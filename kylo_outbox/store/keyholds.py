@@ -40,7 +40,7 @@ insert into kylo.held_events (projector, kind, {COLUMNS})
 values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %b, %s::jsonb, %s, %s, %s)
 on conflict do nothing
 """  # noqa: S608
-_THIS = (
+THIS = (
     "projector = %(projector)s and kind = %(kind)s and store_id = %(store_id)s and topic = %(topic)s and key = %(key)s"
 )
 RELEASED = """
@@ -53,15 +53,17 @@ select kind, store_id, topic, key, reason, dead_letter_id from kylo.holds
  where projector = %s and kind = 'away'
  order by since, store_id, topic, key
 """
-LOCK = f"select dead_letter_id, released_at is not null from kylo.holds where {_THIS} for update"  # noqa: S608
-WAITING = f"select n, {COLUMNS} from kylo.held_events where {_THIS} order by n limit %(limit)s"  # noqa: S608
-COUNT = f"select count(*) from kylo.held_events where {_THIS}"  # noqa: S608
+LOCK = f"select dead_letter_id, released_at is not null from kylo.holds where {THIS} for update"  # noqa: S608
+WAITING = f"select n, {COLUMNS} from kylo.held_events where {THIS} order by n limit %(limit)s"  # noqa: S608
+COUNT = f"select count(*) from kylo.held_events where {THIS}"  # noqa: S608
 FORGET = "delete from kylo.held_events where n = any(%s)"
-LET_GO = f"delete from kylo.holds where {_THIS}"  # noqa: S608
+LET_GO = f"delete from kylo.holds where {THIS}"  # noqa: S608
 AGAIN = f"""
-update kylo.holds set released_at = null, dead_letter_id = %(dead_letter_id)s, reason = %(reason)s where {_THIS}
+update kylo.holds
+   set released_at = null, dead_letter_id = %(dead_letter_id)s, reason = %(reason)s, deaths = 0
+ where {THIS}
 """  # noqa: S608
-RELEASE = f"update kylo.holds set released_at = clock_timestamp() where {_THIS} and released_at is null"  # noqa: S608
+RELEASE = f"update kylo.holds set released_at = clock_timestamp() where {THIS} and released_at is null"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)

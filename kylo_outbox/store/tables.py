@@ -254,6 +254,15 @@ dead_letters = sa.Table(
     sa.Column(
         "original", sa.LargeBinary, comment="The payload as it came, where an operator put another in its place."
     ),
+    sa.Column("tried_by", sa.Uuid, comment="The worker that tries it again just now; nobody while it waits."),
+    _at("tried_at", default=False, nullable=True),
+    sa.Column(
+        "deaths",
+        sa.Integer,
+        nullable=False,
+        server_default="0",
+        comment="How many processes died while trying it again.",
+    ),
     sa.UniqueConstraint(
         *("stage", "topic", "store_id", "generation", "outbox_id", "partition_number", "partition_offset"),
         name="dead_letters_stage_topic_store_id_generation_outbox_id_part_key",

@@ -70,7 +70,7 @@ def named(parts: Parts, name: str) -> Projector:
     raise Misconfigured(f"project: no projector {name!r}; known are {', '.join(NAMES)} and package.module:Class")
 
 
-def projection(parts: Parts, projector: Projector) -> Projection:
+def projection(parts: Parts, projector: Projector, stopping: Callable[[], bool] = lambda: False) -> Projection:
     """What applies deliveries to `projector`, each in the database where its effect lives."""
     of_company = projector.store == "company"
     skipped = {topic.name for topic in _declared(parts.settings) if topic.on_poison == "skip"}
@@ -90,6 +90,7 @@ def projection(parts: Parts, projector: Projector) -> Projection:
         databases=partial(_homes, parts, projector),
         aside=Aside(parts.control, projector.name) if of_company else None,
         notices=partial(_notice, parts, projector.name),
+        stopping=stopping,
     )
 
 
@@ -164,7 +165,7 @@ class ProjectorProcess:
         schedule = Schedule(stop)
         heart = Heart(self._parts.control, "projectors", self._state, schedule)
         for projector in self._projectors:
-            schedule.keep_running(f"project {projector.name}", partial(self._worker, projector))
+            schedule.keep_running(f"project {projector.name}", partial(self._worker, projector, stop.is_set))
         schedule.every(1.0, "heartbeat", heart.beat)
         if self._parts.settings.sheets_post and any(isinstance(each, PostSheet) for each in self._projectors):
             announce = announce_unposted(self._parts)
@@ -194,7 +195,7 @@ class ProjectorProcess:
     def _measure_lag(self, lag: Lag, of: Mapping[str, Sequence[str]]) -> None:
         self._progress.look(lag.of(of))
 
-    def _worker(self, projector: Projector) -> Worker:
+    def _worker(self, projector: Projector, stopping: Callable[[], bool]) -> Worker:
         source = Subscription(
             kafka_address(self._parts.settings),
             projector.group or projector.name,
@@ -203,7 +204,7 @@ class ProjectorProcess:
         )
         deaths = Deaths(self._parts.control, projector.name)
         gaps = self._gaps[projector.name] = self._watch(projector)
-        worker = Project(projection(self._parts, projector), source, deaths=deaths, gaps=gaps)
+        worker = Project(projection(self._parts, projector, stopping), source, deaths=deaths, gaps=gaps)
         self._workers[projector.name] = worker
         return worker
 

@@ -13,6 +13,9 @@ from tests.soak.stage import Stage
 SHORT = Wanted(seed=1, seconds=30)
 # As many faults and events as were asked for of a release (goal R1), in as many seconds as that takes.
 FULL = Wanted(seed=2, seconds=60, faults=250, events=150_000)
+DUMP = "Fatal Python error"
+# Lines of a thread that waits for work in a pool.
+IDLE = 4
 IN_EVERY_RUN = {"no_position", "no_hold"}
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(3600)]
@@ -31,15 +34,20 @@ def soak(stage, wanted):
     outcome = Soak(stage, wanted).run()
     print(*lines(wanted, outcome), sep="\n")
     if not outcome.good:
-        for log in sorted({*stage.folder.glob("*.log"), *stage.folder.glob("*/*.log")}):
-            print("", log.name, *_told(log.read_text(errors="replace").splitlines()), sep="\n")
+        told = [_told(log) for log in sorted({*stage.folder.glob("*.log"), *stage.folder.glob("*/*.log")})]
+        # Those that did not end: where they stood is all that is of interest then.
+        for lines_of_one in [log for log in told if log[1].startswith(DUMP)] or told:
+            print("", *lines_of_one, sep="\n")
     return outcome
 
 
 def _told(log):
-    """Its end, and all of where the threads stood if it says so."""
-    dump = next((number for number, line in enumerate(log) if line.startswith("Fatal Python error")), len(log))
-    return log[min(dump, max(0, len(log) - 40)) :]
+    """Its name and its end, or where its threads stood if it says so, without those that had nothing to do."""
+    written = log.read_text(errors="replace")
+    if DUMP not in written:
+        return [log.name, "", *written.splitlines()[-40:]]
+    threads = written[written.index(DUMP) :].split("\n\n")
+    return [log.name, *(thread for thread in threads if thread.count("\n") != IDLE)]
 
 
 @pytest.mark.parametrize("wanted", [SHORT, pytest.param(FULL, marks=pytest.mark.full)], ids=["short", "full"])

@@ -113,6 +113,7 @@ def test_what_was_read_before_is_told_by_the_databases_that_answer(process, cont
     monkeypatch.setattr(projectors, "_homes", lambda *_: [gone, control_db])
     joined: dict[str, Any] = {}
     monkeypatch.setattr(projectors, "Subscription", lambda *_, **more: joined.update(more))
-    made._worker(txns)
+    worker = made._worker(txns, lambda: True)
+    assert worker._projection._stopping(), "a stop of the process is seen inside a batch"
     assert (joined, gone.refused) == ({"read_before": {settings.topic_txns}}, 1)
     gone.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kylo_outbox.model.errors import Fatal, QuotaSpent, Transient
+from kylo_outbox.model.errors import Fatal, QuotaSpent, Stopping, Transient
 from kylo_outbox.runtime.backoff import Backoff
 from kylo_outbox.runtime.loop import Pulse, run
 from kylo_outbox.runtime.schedule import Schedule
@@ -49,6 +49,19 @@ def test_not_now_is_tried_again_and_told_once(caplog):
     assert worker.turns == 6
     assert worker.closed.is_set()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_what_a_stop_breaks_off_is_no_outage(caplog):
+    """A worker that says "not now" because it is to end warns nobody."""
+    stop = Stop()
+
+    class Breaks(Scripted):
+        def run_once(self):
+            stop.set()
+            return super().run_once()
+
+    run(Breaks(stop, Stopping("broken off")), stop, Pulse())
+    assert caplog.records == []
 
 
 def test_fatal_ends_the_loop_and_closes_the_worker():

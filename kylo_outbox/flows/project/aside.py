@@ -11,18 +11,20 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from kylo_outbox.model.errors import Transient
+from kylo_outbox.flows.project.deaths import DEATHS
+from kylo_outbox.flows.project.retries import BATCH
+from kylo_outbox.model.errors import Stopping, Transient
 from kylo_outbox.store import keyholds
 from kylo_outbox.store.engine import answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from kylo_outbox.flows.project.retries import Retries, Retry
     from kylo_outbox.model.delivery import Delivery
     from kylo_outbox.store.engine import Database
 
 log = logging.getLogger(__name__)
-_BATCH = 500
 
 
 class Aside:
@@ -79,6 +81,8 @@ class Aside:
         self,
         database_of: Callable[[Delivery], Database],
         settle: Callable[[Database, Sequence[Delivery]], None],
+        bury: Callable[[Delivery, Exception, int], None],
+        retries: Retries,
     ) -> None:
         """Hand over what waits for databases that are back, key by key in order."""
         if time.monotonic() - self._looked_at < self._every:
@@ -89,33 +93,52 @@ class Aside:
         back: dict[int, bool] = {}
         for hold in holds:
             try:
-                self._drain(hold, database_of, settle, back)
+                if not self._is_back(hold, database_of, back):
+                    continue
+                with retries.of(self._control, hold) as retry:
+                    if retry is not None:
+                        self._drain(hold, database_of, settle, bury, retry)
+            except Stopping:
+                raise
             except Transient as still_away:
                 log.debug("%s: key %s waits: %s", self._projector, hold.key[2], still_away)
+
+    def _is_back(self, hold: keyholds.Hold, database_of: Callable[[Delivery], Database], back: dict[int, bool]) -> bool:
+        """Whether the database of a key answers; each is asked once a round."""
+        with self._control.transaction() as tx:
+            waiting = keyholds.waiting(tx, hold, 1)
+        if not waiting:
+            return True
+        database = database_of(waiting[0][1])
+        if id(database) not in back:
+            back[id(database)] = answers(database)
+        if back[id(database)]:
+            self._away_since.pop(id(database), None)
+        return back[id(database)]
 
     def _drain(
         self,
         hold: keyholds.Hold,
         database_of: Callable[[Delivery], Database],
         settle: Callable[[Database, Sequence[Delivery]], None],
-        back: dict[int, bool],
+        bury: Callable[[Delivery, Exception, int], None],
+        retry: Retry,
     ) -> None:
-        while True:
+        over = False
+        while not over:
+            killer = retry.killer
             with self._control.transaction() as tx:
-                waiting = keyholds.waiting(tx, hold, _BATCH)
-            if waiting:
-                database = database_of(waiting[0][1])
-                if id(database) not in back:
-                    back[id(database)] = answers(database)
-                if not back[id(database)]:
-                    return
-                self._away_since.pop(id(database), None)
-                settle(database, [delivery for _, delivery in waiting])
+                waiting = keyholds.waiting(tx, hold, retry.most(BATCH))
+            if waiting and killer:
+                bury(waiting[0][1], killer, DEATHS)
+            elif waiting:
+                settle(database_of(waiting[0][1]), [delivery for _, delivery in waiting])
             with self._control.transaction() as tx:
                 # Locked first, so that nothing is queued between the look and the end of the hold.
                 keyholds.lock(tx, hold)
                 keyholds.forget(tx, [place for place, _ in waiting])
-                if not keyholds.waiting(tx, hold, 1):
+                retry.passed(tx)
+                over = not keyholds.waiting(tx, hold, 1)
+                if over:
                     keyholds.let_go(tx, hold)
-                    log.info("%s: key %s goes on", self._projector, hold.key[2])
-                    return
+        log.info("%s: key %s goes on", self._projector, hold.key[2])

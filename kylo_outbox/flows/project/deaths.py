@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kylo_outbox.model.errors import Poison
 from kylo_outbox.store import in_hand
 from kylo_outbox.store.in_hand import Mark, Place
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 DEATHS = 3
 _FIRST = 200
+
+
+def killer() -> Poison:
+    """What is said about a record that was alone in hand too often."""
+    return Poison(f"the process died {DEATHS} times with this record alone in hand")
 
 
 class Deaths:

@@ -10,19 +10,20 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kylo_outbox.model.errors import Fatal, Transient
+from kylo_outbox.flows.project.retries import BATCH
+from kylo_outbox.model.errors import Fatal, Stopping, Transient
 from kylo_outbox.store import dead_letters, keyholds
 from kylo_outbox.store.engine import answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from kylo_outbox.flows.project.retries import Retries, Retry
     from kylo_outbox.model.delivery import Delivery
     from kylo_outbox.store.engine import Database
     from kylo_outbox.store.keyholds import Hold
 
 log = logging.getLogger(__name__)
-_BATCH = 500
 
 
 class Attempt(Protocol):
@@ -42,11 +43,13 @@ class Releases:
         attempt: Attempt,
         bury: Callable[[Any, Hold, Delivery, Exception], None],
         count: Callable[[str, int], None],
+        retries: Retries,
     ) -> None:
         self._projector = projector
         self._attempt = attempt
         self._bury = bury
         self._count = count
+        self._retries = retries
 
     def run_once(self, database: Database) -> None:
         """Drain every released key and try every single dead letter that is to be tried.
@@ -65,6 +68,8 @@ class Releases:
         for go_on in todo:
             try:
                 go_on()
+            except Stopping:
+                raise
             except Transient as away:
                 not_now = not_now or away
                 if not answers(database):
@@ -73,61 +78,83 @@ class Releases:
             raise not_now
 
     def _drain(self, database: Database, hold: Hold) -> None:
-        size = _BATCH
-        while size:
-            front = _Front(hold, size)
-            try:
-                self._count("applied", self._attempt(database, front.take, front.done))
-            except (Transient, Fatal):
-                raise
-            except Exception as failed:  # noqa: BLE001 - whatever a projector raises: the first bad one is looked for
-                if front.length > 1:
-                    size = front.length // 2
-                    continue
-                self._give_up(database, front, failed)
+        with self._retries.of(database, hold) as retry:
+            if retry is None:
                 return
-            if front.over:
-                log.info("%s: key %s goes on", self._projector, hold.key[2])
+            if killer := retry.killer:
+                self._give_up(database, hold, killer)
+            else:
+                self._go_on(database, hold, retry)
+
+    def _go_on(self, database: Database, hold: Hold, retry: Retry) -> None:
+        size = BATCH
+        while True:
+            front = _Front(hold, retry.most(size), retry)
+            failed = self._failure(database, front.take, front.done)
+            if failed is None:
+                if front.over:
+                    log.info("%s: key %s goes on", self._projector, hold.key[2])
+                    return
+            elif front.length > 1:
+                # The first bad one is looked for.
+                size = front.length // 2
+            else:
+                self._give_up(database, hold, failed, front.first)
                 return
 
-    def _give_up(self, database: Database, front: _Front, failed: Exception) -> None:
-        """The first one in line cannot be applied: the key waits again, behind it."""
+    def _give_up(
+        self, database: Database, hold: Hold, failed: Exception, position: tuple[int, int] | None = None
+    ) -> None:
+        """The first one in line (that at `position`) cannot be applied: the key waits again, behind it."""
         with database.transaction() as tx:
-            again = _Front(front.hold, 1)
+            again = _Front(hold, 1)
             line = again.take(tx)
-            if not line or line[0].position != front.first:
+            if not line or position not in {None, line[0].position}:
                 return  # somebody else went on with the key
-            first = line[0]
             if again.letter is not None:
                 reason = dead_letters.failed_again(tx, again.letter, failed)
-                keyholds.hold_again(tx, front.hold, again.letter, reason)
+                keyholds.hold_again(tx, hold, again.letter, reason)
             else:
                 keyholds.forget(tx, again.places)
-                self._bury(tx, front.hold, first, failed)
-        log.warning("%s: key %s waits again: %s", self._projector, front.hold.key[2], failed)
+                self._bury(tx, hold, line[0], failed)
+        log.warning("%s: key %s waits again: %s", self._projector, hold.key[2], failed)
 
     def _retry(self, database: Database, letter: int) -> None:
         def take(tx: Any) -> list[Delivery]:
             found = dead_letters.tried(tx, letter)
             return [] if found is None else [found]
 
-        try:
-            number = self._attempt(database, take, lambda tx: dead_letters.settle(tx, letter, "applied"))
-            self._count("applied", number)
-        except (Transient, Fatal):
-            raise
-        except Exception as failed:  # noqa: BLE001 - shown with the dead letter
+        with self._retries.of(database, letter) as retry:
+            if retry is None:
+                return
+            failed: Exception | None = retry.killer
+            if failed is None:
+                failed = self._failure(database, take, lambda tx: dead_letters.settle(tx, letter, "applied"))
+            if failed is None:
+                return
             with database.transaction() as tx:
                 if dead_letters.tried(tx, letter) is not None:
                     dead_letters.failed_again(tx, letter, failed)
             log.warning("%s: dead letter %d failed again: %s", self._projector, letter, failed)
 
+    def _failure(
+        self, database: Database, take: Callable[[Any], Sequence[Delivery]], done: Callable[[Any], None]
+    ) -> Exception | None:
+        """Apply what `take` finds; what is wrong with it, None if it is applied. `Transient` and `Fatal` are raised."""
+        try:
+            self._count("applied", self._attempt(database, take, done))
+        except (Transient, Fatal):
+            raise
+        except Exception as failed:  # noqa: BLE001 - whatever a projector raises: it is shown with the dead letter
+            return failed
+        return None
+
 
 class _Front:
     """The first events in line of one key: the dead letter, if it is open, and what waits behind it."""
 
-    def __init__(self, hold: Hold, size: int) -> None:
-        self.hold, self._size = hold, size
+    def __init__(self, hold: Hold, size: int, retry: Retry | None = None) -> None:
+        self.hold, self._size, self._retry = hold, size, retry
         self.letter: int | None = None
         self.places: list[int] = []
         self.first: tuple[int, int] | None = None
@@ -157,3 +184,5 @@ class _Front:
         if self.letter is not None:
             dead_letters.settle(tx, self.letter, "applied")
         keyholds.forget(tx, self.places)
+        if self._retry is not None:
+            self._retry.passed(tx)

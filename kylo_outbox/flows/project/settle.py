@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.flows.project.circuit import Circuit
 from kylo_outbox.flows.project.release import Releases
-from kylo_outbox.model.errors import CircuitOpen, Fatal, Transient
+from kylo_outbox.flows.project.retries import Retries
+from kylo_outbox.model.errors import CircuitOpen, Fatal, Stopping, Transient
 from kylo_outbox.model.projector import EffectProjector, Projector
 from kylo_outbox.model.upcast import lift
 from kylo_outbox.store import dead_letters, keyholds, positions
@@ -72,6 +73,7 @@ class Projection:
         databases: Callable[[], Iterable[Database]] | None = None,
         aside: Aside | None = None,
         notices: Callable[[str, str, str | None], bool] | None = None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         """Wire it.
 
@@ -83,6 +85,7 @@ class Projection:
             databases: Every database with effects of this projector that can be reached now, for `tend`.
             aside: Keeps what is for a database that is away; without it such records wait in place.
             notices: Tells (kind, subject, text or None for "over") to people; whether they have accepted it.
+            stopping: Whether the process is to end: the search for bad records, which may be long, is broken off then.
         """
         self.projector = projector
         self._database_of = database_of
@@ -91,6 +94,8 @@ class Projection:
         self._databases = databases or (list)
         self._aside = aside
         self._notices = notices or (lambda _kind, _subject, _text: False)
+        self._stopping = stopping
+        self._retries = Retries(stopping)
         self._circuit = Circuit()
         # Unknown: whoever ran before may have left it open, and a person may have said yes to that one.
         self._open: bool | None = None
@@ -106,7 +111,7 @@ class Projection:
         for database, part in self._by_database(present):
             try:
                 self.settle(database, part)
-            except CircuitOpen:
+            except (CircuitOpen, Stopping):
                 raise
             except Transient as away:
                 self._put_aside(database, part, away)
@@ -156,7 +161,7 @@ class Projection:
         if not at_once and time.monotonic() - self._tended_at < _TEND:
             return
         self._tended_at = time.monotonic()
-        releases = Releases(self.projector.name, self.attempt, self._release_failed, self._count)
+        releases = Releases(self.projector.name, self.attempt, self._release_failed, self._count, self._retries)
         databases: Iterable[Database] = []
         with self._patiently():
             databases = self._databases()
@@ -166,7 +171,7 @@ class Projection:
                 releases.run_once(database)
         if self._aside:
             with self._patiently():
-                self._aside.drain(self._database_of, self.settle)
+                self._aside.drain(self._database_of, self.settle, self.bury, self._retries)
 
     @contextmanager
     def _patiently(self) -> Iterator[None]:
@@ -217,7 +222,9 @@ class Projection:
         except (Transient, Fatal):  # try again
             self._count("retried", len(part))
             raise
-        except Exception as failed:  # noqa: BLE001 - a projector may raise anything; it is halved and shown, not lost
+        except Exception as failed:
+            if self._stopping():
+                raise Stopping(f"{self.projector.name}: stopped while bad records were looked for") from failed
             if len(part) > 1:
                 middle = len(part) // 2
                 self._live(database, part[:middle], attempts + 1, found)

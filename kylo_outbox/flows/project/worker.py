@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kylo_outbox.flows.project.ahead import Ahead
-from kylo_outbox.flows.project.deaths import DEATHS
-from kylo_outbox.model.errors import CircuitOpen, Poison, Transient
+from kylo_outbox.flows.project.deaths import DEATHS, killer
+from kylo_outbox.model.errors import CircuitOpen, Transient
 from kylo_outbox.runtime import making_way
 
 if TYPE_CHECKING:
@@ -108,8 +108,7 @@ class Project:
         if number:
             self._projection.handle(portion)
         else:
-            killer = Poison(f"the process died {DEATHS} times with this record alone in hand")
-            self._projection.bury(portion[0], killer, DEATHS)
+            self._projection.bury(portion[0], killer(), DEATHS)
         if self._deaths:
             self._deaths.done(portion)
         del self._in_hand[: len(portion)]
