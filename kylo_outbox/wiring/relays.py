@@ -22,7 +22,7 @@ from kylo_outbox.kafka.producer import NoBroker, Publisher
 from kylo_outbox.model.errors import Transient
 from kylo_outbox.runtime.schedule import Schedule
 from kylo_outbox.store import heartbeats, lanes
-from kylo_outbox.store.history import published_rows
+from kylo_outbox.store.history import gone, published_rows
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.store.pauses import Pauses
 from kylo_outbox.store.session import LaneSession
@@ -160,6 +160,7 @@ class RelayProcess:
                 is_direct=lambda company: not settings.via_kafka(company),
                 projections=self._projections,
                 published_rows=partial(published_rows, database),
+                gone=partial(gone, database),
             )
         relay = self._relays[database.dsn, state.lane] = Relay(
             state=state,

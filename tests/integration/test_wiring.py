@@ -91,11 +91,32 @@ def test_gaps_are_filled_with_what_has_gone_out(process, control_db, settings):
     with control_db.transaction() as tx:
         for _ in range(2):
             emit(tx, topic=settings.topic_txns, key="710", type="T", payload={})
-    gaps = made._watch(txns)
+    gaps = made._watch(projectors.projection(made._parts, txns))
     assert list(gaps._stored(settings.topic_txns)) == []
     with control_db.transaction() as tx:
         tx.execute("update kylo.lanes set high_water = 1, snapshot = pg_current_snapshot()")
-    assert [[each.event.outbox_id for each in batch] for batch in gaps._stored(settings.topic_txns)] == [[1]]
+    [batch] = gaps._stored(settings.topic_txns)
+    assert [each.event.outbox_id for each in batch.deliveries] == [1]
+    assert batch.unread == set()
+    with control_db.transaction() as tx:
+        tx.execute("insert into kylo.outbox_left values (%s, '710', 1, 1, 0, 1)", (settings.topic_txns,))
+    [batch] = gaps._stored(settings.topic_txns)
+    assert batch.unread == {batch.deliveries[0].position_key}, "nothing of it was taken yet"
+
+
+def test_a_worker_that_cannot_be_built_joins_no_group(process, monkeypatch):
+    """Nobody would close the member; it would keep its partitions from others, and end whenever it is collected."""
+    made, txns = process
+    joined: list[str] = []
+    monkeypatch.setattr(projectors, "Subscription", lambda _address, group, *_, **_more: joined.append(group))
+    for name in ("_watch", "_read_before"):
+        with monkeypatch.context() as one:
+            one.setattr(made, name, lambda _of: (_ for _ in ()).throw(Unreachable("PostgreSQL", "gone", "Wait")))
+            with pytest.raises(Unreachable):
+                made._worker(txns, lambda: False)
+    assert joined == []
+    made._worker(txns, lambda: False)
+    assert joined == [txns.group]
 
 
 def test_what_was_read_before_is_told_by_the_databases_that_answer(process, control_db, settings, monkeypatch):
