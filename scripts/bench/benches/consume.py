@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from scripts.bench import relays
 from scripts.bench.figures import Figure, Goal, ratios
 from scripts.bench.rounds import interleaved
+from scripts.bench.stage import cpu_seconds
 
 if TYPE_CHECKING:
     from scripts.bench.stage import Stage
 
 ROWS = 600_000
+_CPU = "s per 100k records"
+
+
+class Read(NamedTuple):
+    """One look through the topic; CPU seconds of the reader, its client's threads included, and of the broker."""
+
+    records: int
+    seconds: float
+    reader: float
+    broker: float
+
+    @property
+    def rate(self) -> float:
+        """Records a second."""
+        return self.records / self.seconds
+
+    @property
+    def cores(self) -> float:
+        """How many cores both kept busy."""
+        return (self.reader + self.broker) / self.seconds
 
 
 def run(stage: Stage, rounds: int, scale: float) -> list[Figure]:
@@ -20,16 +41,31 @@ def run(stage: Stage, rounds: int, scale: float) -> list[Figure]:
     count = max(50_000, int(ROWS * scale))
     with stage.database() as database, stage.topic() as topic:
         relays.drain_backlog(stage, database, topic, count)
-        rates = interleaved(
+        found = interleaved(
             rounds, {way: partial(_read, stage, topic, count, way) for way in ("ours", "defaults")}, warm_up=True
         )
+    rates = {way: [each.rate for each in reads] for way, reads in found.items()}
+    ours, theirs = found["ours"], found["defaults"]
     return [
         Figure("our settings / the client's", "x", ratios(rates["ours"], rates["defaults"]), Goal("P11", 3)),
         Figure("our settings", "records/s", tuple(rates["ours"]), note=f"{count:,} records of 500 bytes"),
         Figure("the client's", "records/s", tuple(rates["defaults"])),
+        Figure("CPU of the reader, our settings", _CPU, tuple(each.reader * 1e5 / each.records for each in ours)),
+        Figure("CPU of the broker, our settings", _CPU, tuple(each.broker * 1e5 / each.records for each in ours)),
+        Figure(
+            "cores kept busy by reader and broker, our settings",
+            "cores",
+            tuple(each.cores for each in ours),
+            note="a reader's loop is one of them at most",
+        ),
+        Figure("the same, the client's", "cores", tuple(each.cores for each in theirs)),
     ]
 
 
-def _read(stage: Stage, topic: str, count: int, way: str) -> float:
+def _read(stage: Stage, topic: str, count: int, way: str) -> Read:
+    handle = stage.kafka.handle()
+    broker = handle.process() if handle else None
+    before = cpu_seconds(broker) if broker else 0.0
     found = stage.worker("consume", brokers=stage.kafka.bootstrap, topic=topic, way=way, rows=count)
-    return float(found["records"]) / float(found["seconds"])
+    spent = (cpu_seconds(broker) if broker else 0.0) - before
+    return Read(int(found["records"]), float(found["seconds"]), float(found["cpu"]), spent)
