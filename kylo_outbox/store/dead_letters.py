@@ -42,12 +42,14 @@ select id, {COLUMNS} from kylo.dead_letters
  where id = %s and retry_at is not null and outcome is distinct from 'applied' for update skip locked
 """  # noqa: S608
 SETTLE = """
-update kylo.dead_letters set settled_at = clock_timestamp(), outcome = %s, retry_at = null where id = %s
+update kylo.dead_letters
+   set settled_at = clock_timestamp(), outcome = %s, retry_at = null, tried_by = null, deaths = 0
+ where id = %s
 """
 FAILED_AGAIN = """
 update kylo.dead_letters
    set attempts = attempts + 1, releases = releases + 1, reason = %s, error_class = %s, detail = %s, retry_at = null,
-       deaths = 0
+       tried_by = null, deaths = 0
  where id = %s
 """
 # What history does not tell stays as long as there may be history: that an event was discarded, went another way or was

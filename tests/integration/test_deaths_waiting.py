@@ -107,6 +107,7 @@ def test_a_dead_letter_that_nobody_waits_behind_and_that_kills_is_left(home, at_
     deaths = outlive(lambda: process(home), lambda: ask(home, "select retry_at from kylo.dead_letters") == [(None,)])
     assert deaths == 3
     assert letters(home) == [(KILLER, DIED)]
+    assert ask(home, "select tried_by, deaths from kylo.dead_letters") == [(None, 0)]
     with home.transaction() as tx:
         tx.execute("update kylo.dead_letters set retry_at = now()")
     process(home, Collects("t")).tend(at_once=True)
