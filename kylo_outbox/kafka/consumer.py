@@ -137,7 +137,7 @@ class Subscription:
                 if low > expected and before:
                     return before
                 if low > expected:
-                    self._lost.append(Lost(*place, expected, min(low, offset), event.created_at))
+                    self._lost.append(Lost(*place, expected, min(low, offset)))
             self._next[place] = max(offset + 1, expected)
         return len(self._taken)
 

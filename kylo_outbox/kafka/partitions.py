@@ -28,11 +28,6 @@ class _Seen:
     leaderless: frozenset[int]
 
 
-def partition_among(key: str, count: int) -> int:
-    """The partition that the relay's client chooses for a key among so many (`partitioner=murmur2_random`)."""
-    return murmur2(key.encode(), count)
-
-
 class Partitions:
     """Topics as one client sees them; it lives as long as the client. Not safe to share between threads."""
 

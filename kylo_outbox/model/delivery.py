@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kylo_outbox.model.events import HEADER, Event, Origin, read_origin
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
 PositionKey = tuple[str, str, str]
@@ -25,26 +25,12 @@ def clean(text: str) -> str:
 
 
 class Lost(NamedTuple):
-    """Offsets from `first` up to (not with) `end` that left the log before they were read.
-
-    `behind` is the time of the first record behind them.
-    """
+    """Offsets from `first` up to (not with) `end` that left the log before they were read."""
 
     topic: str
     partition: int
     first: int
     end: int
-    behind: datetime | None = None
-
-
-class Stored(NamedTuple):
-    """Some events of one outbox, as stored.
-
-    `unread`: keys among them with older events that are stored no more and that the reader has not taken.
-    """
-
-    deliveries: Sequence[Delivery]
-    unread: Collection[PositionKey]
 
 
 class Delivery(NamedTuple):
@@ -142,8 +128,3 @@ def from_outbox(
         created_at=at,
     )
     return Delivery(event, (origin.store_id, topic, text), (origin.generation, origin.outbox_id))
-
-
-def place(key: PositionKey, at: PositionAt) -> Delivery:
-    """A delivery that stands for its coordinates alone; nothing of its content is known."""
-    return Delivery(Event.received(key[1], key[2], "", {}, None, b"", at[1], None), key, at)

@@ -60,7 +60,9 @@ select h.projector, h.kind, h.topic, h.key, h.store_id, h.reason, h.dead_letter_
  order by h.since, h.projector, h.topic, h.key
 """
 ASK_AGAIN = "update kylo.dead_letters set retry_at = clock_timestamp() where id = %s and retry_at is null"
-EDIT = "update kylo.dead_letters set original = coalesce(original, payload), payload = %s where id = %s"
+EDIT = """
+update kylo.dead_letters set original = coalesce(original, payload), payload = %s, deaths = 0 where id = %s
+"""
 GONE = "it was settled so long ago that its payload is gone; the audit has that of a discarded one"
 _HAS_PAYLOAD = "select payload is not null from kylo.dead_letters where id = %s"
 _LOCK = "select outcome, settled_at is not null from kylo.dead_letters where id = %s for update"
@@ -213,6 +215,7 @@ def discard(tx: psycopg.Connection[Any], letters: Sequence[Letter], *, who: str,
         found = whole(tx, letter.id)
         dead_letters.settle(tx, letter.id, "discarded")
         keyholds.release(tx, letter.holds)
+        keyholds.clear_deaths(tx, letter.holds)
         done.ids.append(letter.id)
         _told(tx, "dlq discard", letter, who, reason, payload=_text(found), headers=found.headers if found else None)
     return done
@@ -224,6 +227,7 @@ def edit(tx: psycopg.Connection[Any], letter: Letter, payload: bytes, *, who: st
         return False
     former = whole(tx, letter.id)
     tx.execute(EDIT, (payload, letter.id))
+    keyholds.clear_deaths(tx, letter.holds)
     _told(tx, "dlq edit", letter, who, reason, payload=_text(former))
     return True
 

@@ -78,12 +78,6 @@ def published_rows(
     return _in_batches(database, PUBLISHED, values, frozenset(held or ()))
 
 
-def gone(database: Database, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, int]]:
-    """(generation, id) of the newest event that is stored no more, of those of the (topic, key) given that have one."""
-    with database.transaction() as tx:
-        return left.newest(tx, keys)
-
-
 def _in_batches(database: Database, query: str, values: dict[str, object], held: frozenset[int]) -> Iterator[list[Row]]:
     after = 0
     while True:

@@ -65,6 +65,8 @@ update kylo.holds
 """  # noqa: S608
 RELEASE = f"update kylo.holds set released_at = clock_timestamp() where {THIS} and released_at is null"  # noqa: S608
 
+CLEAR_DEATHS = f"update kylo.holds set deaths = 0 where {THIS}"  # noqa: S608
+
 
 @dataclass(frozen=True, slots=True)
 class Hold:
@@ -155,6 +157,11 @@ def let_go(tx: psycopg.Connection[Any], hold: Hold) -> None:
 def release(tx: psycopg.Connection[Any], hold: Hold) -> bool:
     """Ask the projector to go on with a key; False if nothing waits, or somebody asked already."""
     return tx.execute(RELEASE, hold.values).rowcount == 1
+
+
+def clear_deaths(tx: psycopg.Connection[Any], hold: Hold) -> None:
+    """Another event is in front of the line now, or the same one with other content."""
+    tx.execute(CLEAR_DEATHS, hold.values)
 
 
 def hold_again(tx: psycopg.Connection[Any], hold: Hold, dead_letter_id: int | None, reason: str) -> None:

@@ -35,12 +35,6 @@ on conflict (topic, key) do update
                                                         (excluded.generation, excluded.outbox_id)) v(g, id)
                                    order by g desc, id desc limit 1)
 """
-_NEWEST = """
-select l.topic, l.key, l.generation, l.outbox_id
-  from kylo.outbox_left l
-  join unnest(%s::text[], %s::text[]) as g(topic, key) using (topic, key)
- where l.events > 0
-"""
 _NOT_SEEN = "not pg_visible_in_snapshot(p.xid, (select snapshot from kylo.verify_state))"
 _COUNT = "select count(*) from {partition} p where {which}"
 _FOLDED = """
@@ -70,12 +64,6 @@ def fold(tx: psycopg.Connection[Any], partition: str) -> None:
         tx.execute(_ADD.format(table="verify_keys", totals=unseen))
         [missed] = tx.execute(_COUNT.format(partition=partition, which=_NOT_SEEN)).fetchone() or (0,)
     tx.execute(_FOLDED, (partition, missed))
-
-
-def newest(tx: psycopg.Connection[Any], keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, int]]:
-    """(generation, id) of the newest event that has left, of those of the (topic, key) given of which any has."""
-    rows = tx.execute(_NEWEST, [list(column) for column in zip(*sorted(keys), strict=True)] or [[], []]).fetchall()
-    return {(topic, key): (generation, number) for topic, key, generation, number in rows}
 
 
 def taken_out(tx: psycopg.Connection[Any], ids: Collection[int]) -> set[int]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kylo_outbox.store.keyholds import HELD, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     import psycopg
 
@@ -60,13 +60,6 @@ _UNMOVED = (-1, -1, 0, 0, 0)
 _TAKEN_FROM = """
 select topic from unnest(%s::text[]) as asked(topic)
  where exists (select from kylo.positions p where p.projector = %s and p.topic = asked.topic)
-"""
-_SHORT = """
-select g.store_id, g.topic, g.key
-  from json_to_recordset(%s::json) as g(store_id text, topic text, key text, generation int, outbox_id bigint)
- where not exists (select from kylo.positions p
-                    where p.projector = %s and p.store_id = g.store_id and p.topic = g.topic and p.key = g.key
-                      and (p.generation, p.outbox_id) >= (g.generation, g.outbox_id))
 """
 HOLDS = "select exists (select from kylo.holds where projector = %s and kind = 'dead')"
 
@@ -159,11 +152,3 @@ def move(tx: psycopg.Connection[Any], projector: str, taken: Iterable[Delivery],
 def taken_from(tx: psycopg.Connection[Any], projector: str, topics: Sequence[str]) -> set[str]:
     """Which of `topics` the projector has ever taken an event from, in this database."""
     return {topic for [topic] in tx.execute(_TAKEN_FROM, (list(topics), projector))}
-
-
-def short_of(tx: psycopg.Connection[Any], projector: str, goals: Mapping[PositionKey, PositionAt]) -> set[PositionKey]:
-    """Keys whose position in this database has not come to its goal, or that have none."""
-    given = [(*key, *at) for key, at in goals.items()]
-    names = ("store_id", "topic", "key", "generation", "outbox_id")
-    asked = json.dumps([dict(zip(names, each, strict=True)) for each in given])
-    return set(tx.execute(_SHORT, (asked, projector)).fetchall())

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import psycopg
 
 LEFT_ALONE = 10.0
-"""Seconds after which a mark is that of a dead process: until then its writer may only be between two steps."""
+"""Seconds after which a mark that nobody renewed is that of a dead process."""
 
 _BEGIN = """
 update {table}
@@ -25,7 +25,12 @@ update {table}
                    or tried_at < clock_timestamp() - make_interval(secs => %(left_alone)s))
 returning deaths
 """
-_COUNT = "update {table} set deaths = %(deaths)s where {this} and tried_by = %(process)s"
+# Not while the row is locked: then its own work is at it.
+_RENEW = """
+update {table} set tried_at = clock_timestamp()
+ where ctid = any (array(select ctid from {table} where {this} and tried_by = %(process)s for update skip locked))
+"""
+_COUNT = "update {table} set deaths = %(deaths)s, tried_at = clock_timestamp() where {this} and tried_by = %(process)s"
 _REST = "update {table} set tried_by = null where {this} and tried_by = %(process)s"
 _LETTER = {"table": "kylo.dead_letters", "this": "id = %(letter)s and retry_at is not null"}
 _HOLD = {"table": "kylo.holds", "this": THIS}
@@ -38,6 +43,11 @@ def begin(tx: psycopg.Connection[Any], subject: Subject, process: UUID) -> int |
     """Write down that `process` tries now; how many died over it, None while another one is at it or it is gone."""
     found = tx.execute(*_of(_BEGIN, subject, process, left_alone=LEFT_ALONE)).fetchone()
     return None if found is None else int(found[0])
+
+
+def renew(tx: psycopg.Connection[Any], subject: Subject, process: UUID) -> None:
+    """The process is still at it."""
+    tx.execute(*_of(_RENEW, subject, process))
 
 
 def count(tx: psycopg.Connection[Any], subject: Subject, process: UUID, deaths: int) -> None:

@@ -7,7 +7,7 @@ import logging
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kylo_outbox.flows.post_sheet import AnnounceUnposted, PostSheet
 from kylo_outbox.flows.project import Aside, Deaths, Gaps, Project, Projection
@@ -17,14 +17,13 @@ from kylo_outbox.kafka.consumer import Subscription
 from kylo_outbox.kafka.contact import BrokerContact
 from kylo_outbox.kafka.lag import Lag
 from kylo_outbox.model import topics as declared
-from kylo_outbox.model.delivery import Stored
 from kylo_outbox.model.errors import Misconfigured, Transient
 from kylo_outbox.model.projector import Projector
 from kylo_outbox.runtime import collector
 from kylo_outbox.runtime.schedule import Schedule
 from kylo_outbox.store import intake, notices, positions
 from kylo_outbox.store.deliveries import stored_delivery
-from kylo_outbox.store.history import gone, published_rows, stored_rows
+from kylo_outbox.store.history import published_rows, stored_rows
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.wiring import sheets
 from kylo_outbox.wiring.lagging import LAG_EVERY, LagWatch
@@ -40,8 +39,11 @@ if TYPE_CHECKING:
     from kylo_outbox.runtime.stop import Stop
     from kylo_outbox.settings import Settings
     from kylo_outbox.store.engine import Database
+    from kylo_outbox.store.outbox import Row
 
 log = logging.getLogger(__name__)
+
+Rows: TypeAlias = "Callable[[Database, Sequence[str]], Iterator[list[Row]]]"
 
 NAMES = ("txns", "promote", "sheets")
 TELLING = ("txns", "promote")
@@ -111,30 +113,15 @@ def _notice(parts: Parts, projector: str, kind: str, subject: str, text: str | N
         return notices.tell(tx, projector, kind, subject, text)
 
 
-def stored_events(parts: Parts, topic: str) -> Iterator[list[Delivery]]:
+def stored_events(parts: Parts, topic: str, rows_of: Rows = stored_rows) -> Iterator[list[Delivery]]:
     """What the outboxes of all stores that can be reached still have of a topic, store by store in order."""
-    for database, store_id in _outboxes(parts):
-        for rows in stored_rows(database, [topic]):
-            yield [stored_delivery(row, store_id) for row in rows]
-
-
-def _published_events(parts: Parts, applies: Projection, topic: str) -> Iterator[Stored]:
-    """Of that, what had gone out at the beginning; with the keys of which something older is stored no more."""
-    for database, store_id in _outboxes(parts):
-        for rows in published_rows(database, [topic]):
-            deliveries = [stored_delivery(row, store_id) for row in rows]
-            left = gone(database, {(topic, each.event.key) for each in deliveries})
-            goals = {(store_id, *key): at for key, at in left.items()}
-            yield Stored(deliveries, applies.short_of(goals))
-
-
-def _outboxes(parts: Parts) -> Iterator[tuple[Database, str]]:
-    """Every store that can be reached, with its name in events."""
     for store in parts.directory.stores():
-        if not store.problem:
-            with store.database.begin() as connection:
-                own = require_own(connection)
-            yield store.database, own.store_id
+        if store.problem:
+            continue
+        with store.database.begin() as connection:
+            own = require_own(connection)
+        for rows in rows_of(store.database, [topic]):
+            yield [stored_delivery(row, own.store_id) for row in rows]
 
 
 def _declared(settings: Settings) -> tuple[declared.Topic, ...]:
@@ -210,8 +197,8 @@ class ProjectorProcess:
 
     def _worker(self, projector: Projector, stopping: Callable[[], bool]) -> Worker:
         deaths = Deaths(self._parts.control, projector.name)
+        gaps = self._gaps[projector.name] = self._watch(projector)
         applies = projection(self._parts, projector, stopping)
-        gaps = self._gaps[projector.name] = self._watch(applies)
         # Last of all: a member that nobody closes, because something else was away, keeps its partitions from others.
         source = Subscription(
             kafka_address(self._parts.settings),
@@ -234,8 +221,7 @@ class ProjectorProcess:
                 log.warning("%s: what %s took before is not known now: %s", projector.name, database.name, away)
         return found
 
-    def _watch(self, applies: Projection) -> Gaps:
-        projector = applies.projector
+    def _watch(self, projector: Projector) -> Gaps:
         control, name = self._parts.control, projector.name
         with control.transaction() as tx:
             before = notices.first_partitions(tx, name, self._contact.partitions(projector.topics))
@@ -245,7 +231,7 @@ class ProjectorProcess:
                 notices.set_partitions(tx, name, topic, partitions)
 
         tell = partial(_notice, self._parts, name)
-        stored = partial(_published_events, self._parts, applies)
+        stored = partial(stored_events, self._parts, rows_of=published_rows)
         return Gaps(name, before, stored, tell, learn, lambda: _problems(self._parts))
 
     def _state(self) -> dict[str, Any]:

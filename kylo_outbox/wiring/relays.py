@@ -22,7 +22,7 @@ from kylo_outbox.kafka.producer import NoBroker, Publisher
 from kylo_outbox.model.errors import Transient
 from kylo_outbox.runtime.schedule import Schedule
 from kylo_outbox.store import heartbeats, lanes
-from kylo_outbox.store.history import gone, published_rows
+from kylo_outbox.store.history import published_rows
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.store.pauses import Pauses
 from kylo_outbox.store.session import LaneSession
@@ -62,7 +62,9 @@ class RelayProcess:
         self._address = kafka_address(settings) if self._needs_kafka else None
         self._contact = BrokerContact(self._address) if self._address else None
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
-        self._projections = [] if settings.all_via_kafka else [projection(parts, named(parts, name)) for name in NAMES]
+        self._stop: Stop | None = None
+        direct = [] if settings.all_via_kafka else [named(parts, name) for name in NAMES]
+        self._projections = [projection(parts, each, self._is_stopping) for each in direct]
         self._company_topics = frozenset(kylo_topics(settings))
         self._witnesses = Witnesses(self._databases)
         self._states: dict[tuple[str, int], RelayState] = {}
@@ -79,6 +81,7 @@ class RelayProcess:
 
     def run(self, stop: Stop) -> None:
         """Run until `stop`; then drain what is in flight, store the cursors and give the lanes up."""
+        self._stop = stop
         schedule = Schedule(stop)
         heart = Heart(self._parts.control, "relay", self._state, schedule)
         delayed = DelayedEvents(self._databases)
@@ -114,6 +117,9 @@ class RelayProcess:
     def states(self) -> list[RelayState]:
         """What each relay of this process says of itself, one a lane of each store."""
         return list(self._states.values())
+
+    def _is_stopping(self) -> bool:
+        return self._stop is not None and self._stop.is_set()
 
     def _look_for_stores(self, schedule: Schedule) -> None:
         for database in self._databases():
@@ -160,7 +166,6 @@ class RelayProcess:
                 is_direct=lambda company: not settings.via_kafka(company),
                 projections=self._projections,
                 published_rows=partial(published_rows, database),
-                gone=partial(gone, database),
             )
         relay = self._relays[database.dsn, state.lane] = Relay(
             state=state,

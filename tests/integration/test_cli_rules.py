@@ -47,7 +47,6 @@ def deliver(database):
         is_direct=lambda _company: True,
         projections=[projection(built, named(built, "promote"))],
         published_rows=lambda topics: stored_rows(database, topics),
-        gone=lambda _keys: {},
     )
     assert list(direct.catch_up())
     built.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 from kylo_outbox import Transient
@@ -9,8 +12,9 @@ from kylo_outbox.flows.project import Aside, Projection
 from kylo_outbox.model.errors import Stopping
 from kylo_outbox.model.projector import EffectProjector
 from kylo_outbox.model.topics import dead_letter_name
-from kylo_outbox.store import keyholds, retries
+from kylo_outbox.store import desk, keyholds, retries
 from tests.helpers.away import Switch
+from tests.helpers.pipeline import wait_until
 from tests.helpers.projectors import STORE, Collects, applied, ask, delivery
 
 BAD = b'{"poison": true}'
@@ -148,16 +152,121 @@ def test_a_worker_that_is_at_it_is_left_alone(home):
     assert applied(home) == []
 
 
-@pytest.mark.parametrize("failure", [Transient("not now"), ValueError("once")])
+@pytest.mark.parametrize("failure", [Transient("not now"), ValueError("never")])
 def test_a_failure_is_no_death(home, at_once, failure):
     """Whoever lives takes the mark back, whatever it was that failed."""
+
+    class Fails(Collects):
+        def apply(self, _tx, _events):
+            raise failure
+
     released(home, 1, 2)
+    process(home, Fails("t")).tend(at_once=True)
+    assert ask(home, "select tried_by, deaths from kylo.holds") == [(None, 0)]
+
+
+class Long(EffectProjector):
+    """Takes its time, as posts to a tab do."""
+
+    name, topics = "collects", ("t",)
+
+    def __init__(self):
+        self.inside, self.go_on = threading.Event(), threading.Event()
+
+    def perform(self, _events):
+        """Wait for the word."""
+        self.inside.set()
+        assert self.go_on.wait(60)
+
+
+def test_who_takes_long_is_alive(home, monkeypatch):
+    """The mark is renewed while an attempt lasts: others pass the key over and count no death."""
+    monkeypatch.setattr(retries, "LEFT_ALONE", 1.0)
+    monkeypatch.setattr("kylo_outbox.flows.project.retries._RENEW", 0.05)
+    released(home, 1, 2)
+    long = Long()
+    at_it = threading.Thread(target=process(home, long).tend, kwargs={"at_once": True})
+    at_it.start()
+    assert long.inside.wait(60)
+    until = time.monotonic() + 2.5
+    while time.monotonic() < until:
+        process(home).tend(at_once=True)
+    assert ask(home, "select deaths from kylo.holds") == [(0,)]
+    long.go_on.set()
+    at_it.join(60)
+    assert ask(home, "select count(*) from kylo.holds") == [(0,)]
+    assert applied(home) == []
+
+
+def test_who_waited_for_a_long_transaction_counts_no_death(home, monkeypatch):
+    """The row was locked while the mark grew old; with the effect it is young again."""
+    monkeypatch.setattr(retries, "LEFT_ALONE", 0.5)
+    monkeypatch.setattr("kylo_outbox.flows.project.retries._RENEW", 60.0)
+    monkeypatch.setattr("kylo_outbox.flows.project.release.BATCH", 1)
+    released(home, 1, 2, 3)
+    inside, go_on, sizes = threading.Event(), threading.Event(), []
+
+    class Holds(Collects):
+        def apply(self, tx, events):
+            if not inside.is_set():
+                inside.set()
+                assert go_on.wait(60)
+            sizes.append(ask(home, "select deaths from kylo.holds"))
+            super().apply(tx, events)
+
+    at_it = threading.Thread(target=process(home, Holds("t")).tend, kwargs={"at_once": True})
+    at_it.start()
+    assert inside.wait(60)
+    time.sleep(0.6)  # the mark is old now
+    other = threading.Thread(target=process(home, Collects("t")).tend, kwargs={"at_once": True})
+    other.start()
+    wait_until(lambda: ask(home, "select count(*) from pg_locks where not granted") != [(0,)], 60, "the other waits")
+    go_on.set()
+    at_it.join(60)
+    other.join(60)
+    assert sizes == [[(0,)]] * 3
+    assert [number for _, number in applied(home)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("act", ["discard", "edit"])
+def test_who_changes_what_is_in_front_clears_its_deaths(home, at_once, act):
+    """A person was faster than the last attempt: the next one in line is tried, not blamed."""
+    released(home, KILLER, 6)
+    for _ in range(4):
+        with pytest.raises(KilledError):
+            process(home).tend(at_once=True)
+    with home.transaction() as tx:
+        [letter] = desk.find(tx, desk.Filter())
+        if act == "discard":
+            desk.discard(tx, [letter], who="me", reason="kills")
+        else:
+            desk.edit(tx, letter, b"{}", who="me", reason="cured")
+    process(home, Collects("t")).tend(at_once=True)
+    assert [number for _, number in applied(home)] == ([6] if act == "discard" else [KILLER, 6])
+
+
+def test_what_was_discarded_while_it_was_tried_is_not_applied(home):
+    """A person holds the letter when the projector looks: nothing is found, and nothing may be called applied."""
     projector = Collects("t")
-    projector.fail_after_effect = failure
-    process(home, projector).tend(at_once=True)
-    assert ask(home, "select tried_by, deaths from kylo.holds") in [[(None, 0)], []]
-    process(home, projector).tend(at_once=True)
-    assert [number for _, number in applied(home)] == [1, 2]
+    projector.on_poison = "skip"
+    process(home, projector).handle([delivery(1, payload=BAD)])
+    with home.transaction() as tx:
+        tx.execute("update kylo.dead_letters set payload = '{}', retry_at = now()")
+    person, begin = home.transaction(), retries.begin
+
+    def then_a_person(tx, subject, worker):
+        found = begin(tx, subject, worker)
+        tx.commit()
+        with person as other:
+            [letter] = desk.find(other, desk.Filter())
+            desk.discard(other, [letter], who="me", reason="by hand")
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retries, "begin", then_a_person)
+        process(home, Collects("t")).tend(at_once=True)
+    assert applied(home) == []
+    assert ask(home, "select outcome from kylo.dead_letters") == [("discarded",)]
 
 
 def test_after_a_death_the_line_goes_one_by_one_and_then_together_again(home, at_once, monkeypatch):
@@ -212,3 +321,16 @@ def test_a_stop_breaks_off_the_search_for_bad_records(home):
     process(home, Collects("t")).handle(batch)
     assert [number for number, _ in letters(home)] == [9]
     assert len(applied(home)) + len(ask(home, "select from kylo.held_events")) == 15
+
+
+def test_a_search_that_was_broken_off_opens_no_circuit(home):
+    """What passed before the stop passes as a repeat afterwards: most of the batch is well."""
+    batch = [delivery(number, f"k{number}", BAD if number > 40 else b"{}") for number in range(1, 61)]
+    asked: list[int] = []
+    projection = process(home, Collects("t"), stopping=lambda: len(asked) > 2 or bool(asked.append(1)))
+    with pytest.raises(Stopping):
+        projection.handle(batch)
+    assert len(applied(home)) > 20
+    process(home, Collects("t")).handle(batch)
+    assert len(applied(home)) == 40
+    assert len(letters(home)) == 20

@@ -12,7 +12,7 @@ from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.flows.project import Projection
 from kylo_outbox.model.topics import dead_letter_name
 from kylo_outbox.store import carrying
-from kylo_outbox.store.history import gone, published_rows, stored_rows
+from kylo_outbox.store.history import published_rows, stored_rows
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.testing import ledger
 
@@ -104,46 +104,18 @@ def test_what_lies_in_a_side_lane_went_out_when_that_lane_passed_it(outbox):
     assert ids(published_rows(outbox, [TOPIC])) == [1, 2, 4]
 
 
-def direct_path(outbox):
-    """The direct path of a ledger."""
-    return DirectDelivery(
+def test_the_direct_path_catches_up_with_what_went_out_and_nothing_else(outbox):
+    """What is held, discarded or still to come is not applied by the way."""
+    with outbox.transaction() as tx:
+        holds.discard(tx, TOPIC, "a", row_id=3, reason="test", who="me")
+    direct = DirectDelivery(
         store_id=own(outbox),
         topics=[TOPIC],
         is_direct=lambda _key: True,
         projections=[Projection(ledger.Ledger(), lambda _delivery: outbox, dead_letter_name)],
         published_rows=lambda topics: published_rows(outbox, topics),
-        gone=lambda keys: gone(outbox, keys),
     )
-
-
-@pytest.mark.parametrize("read", [False, True])
-def test_a_key_with_unread_history_that_left_the_outbox_stays_on_kafka(outbox, read, caplog):
-    """Until the ledger has taken it: what lies unread on Kafka would be passed. Other keys go the direct way."""
-    do(
-        outbox,
-        "delete from kylo.outbox_held; delete from kylo.outbox_log where id <= 4",
-        f"insert into kylo.outbox_left values ('{TOPIC}', 'a', 2, 4, 1, 3), ('{TOPIC}', 'b', 0, 0, 1, 4)",
-        f"insert into kylo.positions (projector, store_id, topic, key, generation, outbox_id) "
-        f"values ('ledger', '{own(outbox)}', '{TOPIC}', 'a', 1, {3 if read else 1})",
-    )
-    direct = direct_path(outbox)
     list(direct.catch_up())
-    applied = [number for (number,) in ask(outbox, "select distinct number from ledger_entries order by 1")]
-    assert applied == ([4, 5, 6, 7] if read else [5, 7])
-    assert direct.takes(TOPIC, b"a") is read
-    assert direct.takes(TOPIC, b"b")
-    assert [record.levelname for record in caplog.records] == ([] if read else ["WARNING"]), "told once"
-    do(outbox, "update kylo.positions set outbox_id = 3 where key = 'a' and outbox_id < 3")
-    assert direct.takes(TOPIC, b"a") is read, "what is under way to Kafka must not be passed either"
-    list(direct.catch_up())
-    assert direct.takes(TOPIC, b"a")
-
-
-def test_the_direct_path_catches_up_with_what_went_out_and_nothing_else(outbox):
-    """What is held, discarded or still to come is not applied by the way."""
-    with outbox.transaction() as tx:
-        holds.discard(tx, TOPIC, "a", row_id=3, reason="test", who="me")
-    list(direct_path(outbox).catch_up())
     assert ask(outbox, "select distinct number from ledger_entries order by 1") == [(0,), (1,), (3,), (5,), (7,)]
 
 

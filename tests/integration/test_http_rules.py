@@ -76,7 +76,6 @@ def deliver(door, database):
         is_direct=lambda _company: True,
         projections=[projection(door.parts, named(door.parts, "promote"))],
         published_rows=lambda topics: stored_rows(database, topics),
-        gone=lambda _keys: {},
     )
     assert list(direct.catch_up())
 

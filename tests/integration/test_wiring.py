@@ -91,17 +91,11 @@ def test_gaps_are_filled_with_what_has_gone_out(process, control_db, settings):
     with control_db.transaction() as tx:
         for _ in range(2):
             emit(tx, topic=settings.topic_txns, key="710", type="T", payload={})
-    gaps = made._watch(projectors.projection(made._parts, txns))
+    gaps = made._watch(txns)
     assert list(gaps._stored(settings.topic_txns)) == []
     with control_db.transaction() as tx:
         tx.execute("update kylo.lanes set high_water = 1, snapshot = pg_current_snapshot()")
-    [batch] = gaps._stored(settings.topic_txns)
-    assert [each.event.outbox_id for each in batch.deliveries] == [1]
-    assert batch.unread == set()
-    with control_db.transaction() as tx:
-        tx.execute("insert into kylo.outbox_left values (%s, '710', 1, 1, 0, 1)", (settings.topic_txns,))
-    [batch] = gaps._stored(settings.topic_txns)
-    assert batch.unread == {batch.deliveries[0].position_key}, "nothing of it was taken yet"
+    assert [[each.event.outbox_id for each in batch] for batch in gaps._stored(settings.topic_txns)] == [[1]]
 
 
 def test_a_worker_that_cannot_be_built_joins_no_group(process, monkeypatch):

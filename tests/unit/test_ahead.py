@@ -11,7 +11,6 @@ import pytest
 from kylo_outbox import Transient
 from kylo_outbox.flows.project import Project
 from kylo_outbox.flows.project.ahead import Ahead
-from kylo_outbox.model.delivery import Lost
 from tests.helpers.projectors import delivery
 
 BATCH = 10
@@ -138,12 +137,12 @@ def test_what_lies_behind_a_gap_waits_until_everything_before_it_is_settled():
     source: Any = Source(2 * BATCH)
     ahead = Ahead(source)
     first = ahead.take(BATCH, 0.0, in_hand=False)
-    source.gap = [Lost("t", 0, 11, 12)]
+    source.gap = [("t", 0, 11, 12)]
     ahead.begin(BATCH)
     assert ahead.take(4, 0.0, in_hand=True) == []
     assert ahead.lost() == [], "nobody may fill it yet"
     behind = ahead.take(4, 0.0, in_hand=False)
-    assert ahead.lost() == [Lost("t", 0, 11, 12)]
+    assert ahead.lost() == [("t", 0, 11, 12)]
     behind += ahead.take(BATCH, 0.0, in_hand=True)
     assert ahead.lost() == []
     assert numbers(first + behind) == list(range(1, 2 * BATCH + 1))
@@ -156,11 +155,11 @@ def test_two_reads_with_a_gap_between_them_are_not_handed_out_as_one():
     ahead = Ahead(source)
     ahead.pause()
     assert ahead.take(0, 0.0, in_hand=True) == []
-    source.gap = [Lost("t", 0, 1, 2)]
+    source.gap = [("t", 0, 1, 2)]
     assert numbers(ahead.take(BATCH, 0.0, in_hand=False)) == [1]
     assert ahead.lost() == []
     assert numbers(ahead.take(BATCH, 0.0, in_hand=False)) == list(range(2, 9))
-    assert ahead.lost() == [Lost("t", 0, 1, 2)]
+    assert ahead.lost() == [("t", 0, 1, 2)]
     ahead.close()
 
 

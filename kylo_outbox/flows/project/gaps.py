@@ -4,9 +4,6 @@ Two causes: retention removed records before the group read them, or a topic got
 events lie in another partition than its older ones. Both would let a position pass events that were never applied.
 So the stored rows of the topic are applied from the outboxes first, in order; positions absorb those that were applied
 before. Whether the outboxes still had everything nobody can prove: the notice stays until a person accepts it.
-
-A key whose oldest unread events are stored no more is left out, where they may lie unread in the log still: what is
-stored of it would pass them. It goes on with the log.
 """
 
 from __future__ import annotations
@@ -14,17 +11,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Protocol
 
-from kylo_outbox.kafka.partitions import partition_among
 from kylo_outbox.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-    from datetime import datetime
 
-    from kylo_outbox.model.delivery import Delivery, Lost, PositionKey, Stored
+    from kylo_outbox.model.delivery import Delivery, Lost
 
 log = logging.getLogger(__name__)
-_NAMED = 5
 
 
 class Reader(Protocol):
@@ -41,8 +35,7 @@ class Gaps:
     Args:
         projector: Its name.
         partitions: How many partitions each topic had when it was first read.
-        stored: The stored events of a topic, in order, in batches, from every outbox that can be reached, each batch
-            from one of them.
+        stored: The stored events of a topic, in order, in batches, from every outbox that can be reached.
         tell: (kind, subject, text) for people.
         learn: (topic, partitions) to be remembered.
         away: Why outboxes cannot be asked now; what they alone still have is passed over, and people are told.
@@ -52,7 +45,7 @@ class Gaps:
         self,
         projector: str,
         partitions: dict[str, int],
-        stored: Callable[[str], Iterable[Stored]],
+        stored: Callable[[str], Iterable[Sequence[Delivery]]],
         tell: Callable[[str, str, str], object],
         learn: Callable[[str, int], None],
         away: Callable[[], Sequence[str]] = tuple,
@@ -102,7 +95,7 @@ class Gaps:
             lost = self._open[0]
             number = lost.end - lost.first
             what = f"up to {number} records of {lost.topic}/{lost.partition} left the log before they were read"
-            yield from self._fill("lost", lost.topic, f"{lost.topic}/{lost.partition}", what, handle, lost)
+            yield from self._fill("lost", lost.topic, f"{lost.topic}/{lost.partition}", what, handle)
             metrics.CONSUMER_LOST.labels(self._projector, lost.topic).inc(number)
             del self._open[0]
         for topic, number in sorted(grown.items()):
@@ -112,46 +105,19 @@ class Gaps:
             self._partitions[topic] = number
 
     def _fill(
-        self,
-        kind: str,
-        topic: str,
-        subject: str,
-        what: str,
-        handle: Callable[[Sequence[Delivery]], None],
-        lost: Lost | None = None,
+        self, kind: str, topic: str, subject: str, what: str, handle: Callable[[Sequence[Delivery]], None]
     ) -> Iterator[bool]:
         log.error("%s: %s; applying what the outboxes still have", self._projector, what)
         self._tell(kind, subject, f"{what}; they are being filled in from the outboxes")
         number, oldest, away = 0, None, self._away()
-        begins: dict[str, datetime | None] = {}
-        left_out: set[PositionKey] = set()
-        for batch, unread in self._stored(topic):
-            first = batch[0]
-            begin = begins.setdefault(first.store_id, first.event.created_at)
-            # Once left out, always: of what was passed over nothing may follow.
-            left_out |= {key for key in unread if not self._is_gone(key, lost, begin)}
-            given = [each for each in batch if each.position_key not in left_out]
-            if given:
-                handle(given)
-            number += len(given)
-            oldest = oldest or first.event.created_at
+        for batch in self._stored(topic):
+            handle(batch)
+            number += len(batch)
+            oldest = oldest or (batch[0].event.created_at if batch else None)
             yield False
         since = f", the oldest of {oldest:%Y-%m-%d %H:%M}" if oldest else ""
         text = f"{what}; {number} stored events were applied or known{since}; what is older is for people to judge"
-        if left_out:
-            keys = ", ".join(sorted(key for _, _, key in left_out)[:_NAMED])
-            text += (
-                f"; left out, because older events of theirs may lie unread in the log: {len(left_out)} keys ({keys}); "
-                "look again with `kylo-outbox rebuild --dry-run` when the lag is 0"
-            )
         if away:
             text += f"; an outbox could not be asked ({'; '.join(away)}): when it can, `kylo-outbox rebuild --dry-run`"
         self._tell(kind, subject, text)
         self.noticed.append(text)
-
-    def _is_gone(self, key: PositionKey, lost: Lost | None, begin: datetime | None) -> bool:
-        """Whether what is stored no more has left the log as well: it lay before the gap's end, in its partition."""
-        if lost is None or lost.behind is None or begin is None or lost.behind < begin:
-            return False
-        count = self._partitions.get(lost.topic)
-        return count is not None and partition_among(key[2], count) == lost.partition

@@ -120,21 +120,30 @@ class Releases:
         log.warning("%s: key %s waits again: %s", self._projector, hold.key[2], failed)
 
     def _retry(self, database: Database, letter: int) -> None:
+        found: list[Delivery] = []
+
         def take(tx: Any) -> list[Delivery]:
-            found = dead_letters.tried(tx, letter)
-            return [] if found is None else [found]
+            tried = dead_letters.tried(tx, letter)
+            found[:] = [] if tried is None else [tried]
+            return found
+
+        def done(tx: Any) -> None:
+            # Not what a person has settled meanwhile.
+            if found:
+                dead_letters.settle(tx, letter, "applied")
 
         with self._retries.of(database, letter) as retry:
             if retry is None:
                 return
             failed: Exception | None = retry.killer
             if failed is None:
-                failed = self._failure(database, take, lambda tx: dead_letters.settle(tx, letter, "applied"))
+                failed = self._failure(database, take, done)
             if failed is None:
                 return
             with database.transaction() as tx:
-                if dead_letters.tried(tx, letter) is not None:
-                    dead_letters.failed_again(tx, letter, failed)
+                if dead_letters.tried(tx, letter) is None:
+                    return
+                dead_letters.failed_again(tx, letter, failed)
             log.warning("%s: dead letter %d failed again: %s", self._projector, letter, failed)
 
     def _failure(

@@ -6,6 +6,7 @@ finds what another worker never took back goes on one event at a time; the one i
 
 from __future__ import annotations
 
+import threading
 import uuid
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 BATCH = 500
 """Events of a key that are applied at once; so many go one at a time after a death."""
+
+_RENEW = 2.0
 
 
 class Retries:
@@ -51,12 +54,22 @@ class Retries:
         if deaths is None:
             yield None
             return
+        over = threading.Event()
+        threading.Thread(target=self._renew, args=(database, subject, over), name="still at it", daemon=True).start()
         try:
             yield Retry(subject, self._process, deaths, self._stopping)
         except Exception:
             self._rest(database, subject)
             raise
+        finally:
+            over.set()
         self._rest(database, subject)
+
+    def _renew(self, database: Database, subject: Subject, over: threading.Event) -> None:
+        # However long one attempt takes (many posts to a tab): whoever is stopped or dead does not come here.
+        while not over.wait(_RENEW):
+            with suppress(Transient), database.transaction() as tx:
+                retries.renew(tx, subject, self._process)
 
     def _rest(self, database: Database, subject: Subject) -> None:
         # A mark that cannot be taken back for now is still ours, and no death for the next try.
@@ -86,7 +99,7 @@ class Retry:
 
     def passed(self, tx: Any) -> None:
         """What was in front is applied with this transaction; the next one begins without its deaths."""
-        if self._alone:
-            self._alone -= 1
-            self._deaths = 1 if self._alone else 0
-            retries.count(tx, self._subject, self._process, self._deaths)
+        self._alone = max(0, self._alone - 1)
+        self._deaths = 1 if self._alone else 0
+        # Also after a long transaction: who waited for it must not take it for that of a dead process.
+        retries.count(tx, self._subject, self._process, self._deaths)

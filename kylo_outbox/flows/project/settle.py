@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.flows.project.circuit import Circuit
 from kylo_outbox.flows.project.release import Releases
 from kylo_outbox.flows.project.retries import Retries
-from kylo_outbox.model.delivery import place
 from kylo_outbox.model.errors import CircuitOpen, Fatal, Stopping, Transient
 from kylo_outbox.model.projector import EffectProjector, Projector
 from kylo_outbox.model.upcast import lift
@@ -28,10 +27,10 @@ from kylo_outbox.store.engine import SESSION_TIMEOUT, may_idle
 from kylo_outbox.telemetry import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from kylo_outbox.flows.project.aside import Aside
-    from kylo_outbox.model.delivery import Delivery, PositionAt, PositionKey
+    from kylo_outbox.model.delivery import Delivery, PositionKey
     from kylo_outbox.model.events import Event
     from kylo_outbox.model.topics import OnPoison
     from kylo_outbox.store.engine import Database
@@ -174,14 +173,6 @@ class Projection:
             with self._patiently():
                 self._aside.drain(self._database_of, self.settle, self.bury, self._retries)
 
-    def short_of(self, goals: Mapping[PositionKey, PositionAt]) -> set[PositionKey]:
-        """Keys that have not been taken up to their goal, as far as their databases tell now."""
-        found: set[PositionKey] = set()
-        for key, at in goals.items():
-            with suppress(Transient), self._database_of(place(key, at)).transaction() as tx:
-                found |= positions.short_of(tx, self.projector.name, {key: at})
-        return found
-
     @contextmanager
     def _patiently(self) -> Iterator[None]:
         try:
@@ -241,7 +232,8 @@ class Projection:
             else:  # dead
                 found.fail(part[0], failed, attempts)
         else:
-            found.passed += len(split.fresh)
+            # What had passed before a search was broken off passes as a repeat: it tells as much of the others.
+            found.passed += len(split.fresh) + (len(split.seen) if attempts > 1 else 0)
             self._count("applied", len(split.fresh))
             self._count("held", len(split.held))  # behind a dead letter
             self._count("duplicate", len(split.seen))  # seen before

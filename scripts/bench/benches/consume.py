@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from scripts.bench import relays
 from scripts.bench.figures import Figure, Goal, ratios
 from scripts.bench.rounds import interleaved
-from scripts.bench.stage import cpu_seconds
+from scripts.bench.stage import BenchFailed
 
 if TYPE_CHECKING:
     from scripts.bench.stage import Stage
@@ -20,7 +20,7 @@ _CPU = "s per 100k records"
 class Read(NamedTuple):
     """One look through the topic; CPU seconds of the reader, its client's threads included, and of the broker."""
 
-    records: int
+    records: float
     seconds: float
     reader: float
     broker: float
@@ -64,8 +64,8 @@ def run(stage: Stage, rounds: int, scale: float) -> list[Figure]:
 
 def _read(stage: Stage, topic: str, count: int, way: str) -> Read:
     handle = stage.kafka.handle()
-    broker = handle.process() if handle else None
-    before = cpu_seconds(broker) if broker else 0.0
-    found = stage.worker("consume", brokers=stage.kafka.bootstrap, topic=topic, way=way, rows=count)
-    spent = (cpu_seconds(broker) if broker else 0.0) - before
-    return Read(int(found["records"]), float(found["seconds"]), float(found["cpu"]), spent)
+    if handle is None:
+        raise BenchFailed("the broker is gone")
+    words = {"brokers": stage.kafka.bootstrap, "topic": topic, "way": way, "rows": count, "broker": handle.pid}
+    found = stage.worker("consume", **words)
+    return Read(*(float(found[name]) for name in ("records", "seconds", "cpu", "broker")))
