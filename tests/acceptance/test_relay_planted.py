@@ -13,7 +13,6 @@ LATE = [("by_id", {"lost"}), ("above_xmax", {"lost"}), ("late_last", {"inversion
 REFUSED = [
     ("flush_is_success", {"lost"}),
     ("held_key_passed", {"inversions"}),
-    ("no_gapless", {"inversions"}),
     ("rewind_forgotten", {"lost"}),
     ("", set()),
 ]

@@ -124,17 +124,6 @@ def held_key_passed() -> None:
     Holding.hold, Holding.sift = planted_hold, planted_sift
 
 
-def no_gapless() -> None:
-    """After a refused record the client goes on with the next ones of its key."""
-    open_ = Publisher._open
-
-    def planted(self: Publisher) -> None:
-        self._config["enable.gapless.guarantee"] = False
-        open_(self)
-
-    Publisher._open = planted
-
-
 def rewind_forgotten() -> None:
     """After a refusal the client is built anew, and reading goes on where it was."""
     rewind = LaneSession.rewind
@@ -167,7 +156,6 @@ PLANTED: dict[str, Callable[[], None]] = {
         no_epoch,
         flush_is_success,
         held_key_passed,
-        no_gapless,
         rewind_forgotten,
     )
 } | planted_projector.PLANTED

@@ -63,6 +63,25 @@ def test_a_tracked_ticket_names_what_a_refusal_left_over(kafka_server, publisher
     assert large.refuses_record(publisher.fatal)
 
 
+@pytest.mark.parametrize("gapless", [True, False])
+def test_nothing_behind_a_refused_record_reaches_the_log(kafka_server, address, monkeypatch, gapless):
+    """Batches behind the one with the refused record are on their way too; only a gapless client stops them."""
+    monkeypatch.setattr(Publisher, "_guarantee", lambda _: {"enable.gapless.guarantee": gapless})
+    topic = make_topic(kafka_server.bootstrap, partitions=1, config={"max.message.bytes": "400000"})
+    publisher = Publisher(address, "test")
+    assert publisher.exists(topic)
+    before = outbox_rows(topic, [b"k"])
+    refused = outbox_rows(topic, [b"k"], payload=b"x" * 600_000, start=2)
+    behind = outbox_rows(topic, [b"k"] * 40, payload=b"x" * 90_000, start=3)
+    publisher.send([*before, *refused, *behind])
+    until = time.monotonic() + 20
+    while publisher.drain(0.2) and publisher.fatal is None and time.monotonic() < until:
+        pass
+    publisher.close()
+    reached = {record.outbox_id for record in read_all(kafka_server.bootstrap, topic)}
+    assert (reached - {1} == set()) is gapless, reached
+
+
 def test_smaller_batches_let_innocent_records_pass(kafka_server, address):
     """2,000 small rows in a batch above the topic's limit are refused together; smaller batches pass as they are."""
     topic = make_topic(kafka_server.bootstrap, partitions=1, config={"max.message.bytes": "60000"})

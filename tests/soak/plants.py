@@ -52,7 +52,6 @@ PLANTS: dict[str, Plant] = {
     "cursor_first": Plant("relay", _LOST, {"kill Kafka": 1, "kill a relay": 2}),
     "no_epoch": Plant("relay", frozenset({"owned twice"}), {"stop a relay": 1}, patience=5.0),
     "flush_is_success": Plant("relay", _LOST, large=0.01),
-    "no_gapless": Plant("relay", _REORDERED, patience=10.0, large=0.01),
     # The database.
     "no_slot_lock": Plant("database", _REORDERED, patience=10.0),
 }
