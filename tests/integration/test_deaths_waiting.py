@@ -181,14 +181,14 @@ class Long(EffectProjector):
 
 def test_who_takes_long_is_alive(home, monkeypatch):
     """The mark is renewed while an attempt lasts: others pass the key over and count no death."""
-    monkeypatch.setattr(retries, "LEFT_ALONE", 1.0)
+    monkeypatch.setattr(retries, "LEFT_ALONE", 2.5)
     monkeypatch.setattr("kylo_outbox.flows.project.retries._RENEW", 0.05)
     released(home, 1, 2)
     long = Long()
     at_it = threading.Thread(target=process(home, long).tend, kwargs={"at_once": True})
     at_it.start()
     assert long.inside.wait(60)
-    until = time.monotonic() + 2.5
+    until = time.monotonic() + 4.0
     while time.monotonic() < until:
         process(home).tend(at_once=True)
     assert ask(home, "select deaths from kylo.holds") == [(0,)]

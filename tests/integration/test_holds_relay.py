@@ -119,14 +119,14 @@ def test_a_paused_key_waits_over_restarts_and_goes_on_in_order(control_db, kafka
 
 
 def test_by_policy_a_refused_event_becomes_a_dead_letter_on_its_topic(
-    control_db, kafka_server, small, make_relay, run_until
+    control_db, kafka_server, small, make_relay, patiently
 ):
     """Two refused events of one key: both lie on the dead letter topic with their bytes, all others in the log."""
     dead = make_topic(kafka_server.bootstrap, f"{small}.dlq")
     written(control_db, small, large=(2, 4))
     with control_db.transaction() as tx:
         holds.set_policy(tx, small, "skip", who=ME)
-    run_until(make_relay(), lambda: open_rows(control_db) == 0, seconds=60)
+    patiently(make_relay(), lambda: open_rows(control_db) == 0, seconds=60)
     letters = read_all(kafka_server.bootstrap, dead)
     assert [letter.key for letter in letters] == ["a", "a"]
     assert all(len(letter.value) > 30_000 and letter.headers["dlq-stage"] == b"relay" for letter in letters)
