@@ -64,7 +64,6 @@ update kylo.holds
  where {THIS}
 """  # noqa: S608
 RELEASE = f"update kylo.holds set released_at = clock_timestamp() where {THIS} and released_at is null"  # noqa: S608
-
 CLEAR_DEATHS = f"update kylo.holds set deaths = 0 where {THIS}"  # noqa: S608
 
 

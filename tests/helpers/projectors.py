@@ -10,6 +10,7 @@ from kylo_outbox.flows.project import Projection
 from kylo_outbox.model.delivery import from_record
 from kylo_outbox.model.events import Origin
 from kylo_outbox.model.topics import dead_letter_name
+from tests.helpers.pipeline import wait_until
 
 TABLE = "create table if not exists applied (n bigserial, key text, event_id text, outbox_id bigint)"
 
@@ -66,6 +67,18 @@ def ask(database, sql):
         return tx.execute(sql).fetchall()
 
 
-def on(database, **more):
-    """A projection on one database."""
-    return Projection(Collects("t"), lambda _delivery: database, dead_letter_name, databases=lambda: [database], **more)
+def on(database, projector=None, **more):
+    """A projection on one database: what a process has."""
+    return Projection(
+        projector or Collects("t"), lambda _delivery: database, dead_letter_name, databases=lambda: [database], **more
+    )
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: nothing catches it, nothing is cleaned up."""
+
+
+def wait_for_lock(database):
+    """Until some session of this database waits for a lock (looked at again and again, as nothing tells it)."""
+    waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    wait_until(lambda: ask(database, waits) != [(0,)], 60, "somebody waits for a lock")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kylo_outbox import Transient
-from kylo_outbox.flows.project import Deaths, Project, Projection
-from kylo_outbox.model.topics import dead_letter_name
-from tests.helpers.projectors import Collects, applied, ask, delivery, on
+from kylo_outbox.flows.project import Deaths, Project
+from tests.helpers.projectors import Collects, KilledError, applied, ask, delivery, on
 
 
 class Records:
@@ -48,10 +47,6 @@ class Records:
         """Nothing to do."""
 
 
-class KilledError(BaseException):
-    """Stands for the end of the process: nothing catches it, nothing is cleaned up."""
-
-
 class Kills(Collects):
     """Dies over one record."""
 
@@ -67,7 +62,7 @@ def test_a_record_that_kills_is_set_aside_after_three_deaths_alone(home):
     source = Records([delivery(n, f"k{n % 7}") for n in range(1, 301)])
     deaths = 0
     while source.committed < 300:
-        projection = Projection(Kills("t"), lambda _: home, dead_letter_name)
+        projection = on(home, Kills("t"))
         worker = Project(projection, source.begin_again(), deaths=Deaths(home, "collects"))
         try:
             while source.committed < 300:

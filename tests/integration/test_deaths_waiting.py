@@ -8,22 +8,16 @@ import time
 import pytest
 
 from kylo_outbox import Transient
-from kylo_outbox.flows.project import Aside, Projection
+from kylo_outbox.flows.project import Aside
 from kylo_outbox.model.errors import Stopping
 from kylo_outbox.model.projector import EffectProjector
-from kylo_outbox.model.topics import dead_letter_name
 from kylo_outbox.store import desk, keyholds, retries
 from tests.helpers.away import Switch
-from tests.helpers.pipeline import wait_until
-from tests.helpers.projectors import STORE, Collects, applied, ask, delivery
+from tests.helpers.projectors import STORE, Collects, KilledError, applied, ask, delivery, on, wait_for_lock
 
 BAD = b'{"poison": true}'
 KILLER = 5
 DIED = "the process died 3 times with this record alone in hand"
-
-
-class KilledError(BaseException):
-    """Stands for the end of the process: nothing catches it, nothing is cleaned up."""
 
 
 class Kills(Collects):
@@ -49,11 +43,6 @@ def at_once(monkeypatch):
     monkeypatch.setattr(retries, "LEFT_ALONE", 0.0)
 
 
-def process(home, projector=None, **more):
-    """What a new process has."""
-    return Projection(projector or Kills(), lambda _delivery: home, dead_letter_name, databases=lambda: [home], **more)
-
-
 def outlive(make, goal, most=12):
     """Start one process after another until `goal`; how many died."""
     for deaths in range(most):
@@ -70,7 +59,7 @@ def outlive(make, goal, most=12):
 def released(home, *numbers):
     """A dead letter of key k with more behind it, cured and let go."""
     first, *others = numbers
-    process(home, Collects("t")).handle([delivery(first, payload=BAD), *map(delivery, others)])
+    on(home, Collects("t")).handle([delivery(first, payload=BAD), *map(delivery, others)])
     with home.transaction() as tx:
         tx.execute("update kylo.dead_letters set payload = '{}'")
         assert keyholds.release(tx, keyholds.Hold("collects", "dead", (STORE, "t", "k")))
@@ -84,7 +73,7 @@ def letters(home):
 def test_what_waits_behind_a_hold_and_kills_becomes_the_next_dead_letter(home, at_once):
     """Once with others in hand, three times alone: those before it are applied once, those behind it wait again."""
     released(home, *range(1, 10))
-    deaths = outlive(lambda: process(home), lambda: (KILLER, DIED) in letters(home))
+    deaths = outlive(lambda: on(home, Kills()), lambda: (KILLER, DIED) in letters(home))
     assert deaths == 4
     assert letters(home) == [(KILLER, DIED)]
     assert [number for _, number in applied(home)] == [1, 2, 3, 4]
@@ -95,7 +84,7 @@ def test_what_waits_behind_a_hold_and_kills_becomes_the_next_dead_letter(home, a
 def test_a_dead_letter_that_kills_when_it_is_released_waits_again(home, at_once):
     """The letter itself is in front: nothing behind it passes, and the release ends."""
     released(home, KILLER, 6)
-    deaths = outlive(lambda: process(home), lambda: ask(home, "select released_at from kylo.holds") == [(None,)])
+    deaths = outlive(lambda: on(home, Kills()), lambda: ask(home, "select released_at from kylo.holds") == [(None,)])
     assert deaths == 4
     assert letters(home) == [(KILLER, DIED)]
     assert applied(home) == []
@@ -105,16 +94,18 @@ def test_a_dead_letter_that_nobody_waits_behind_and_that_kills_is_left(home, at_
     """Tried alone from the first time on: three deaths."""
     projector = Collects("t")
     projector.on_poison = "skip"
-    process(home, projector).handle([delivery(KILLER, payload=BAD)])
+    on(home, projector).handle([delivery(KILLER, payload=BAD)])
     with home.transaction() as tx:
         tx.execute("update kylo.dead_letters set payload = '{}', retry_at = now()")
-    deaths = outlive(lambda: process(home), lambda: ask(home, "select retry_at from kylo.dead_letters") == [(None,)])
+    deaths = outlive(
+        lambda: on(home, Kills()), lambda: ask(home, "select retry_at from kylo.dead_letters") == [(None,)]
+    )
     assert deaths == 3
     assert letters(home) == [(KILLER, DIED)]
     assert ask(home, "select tried_by, deaths from kylo.dead_letters") == [(None, 0)]
     with home.transaction() as tx:
         tx.execute("update kylo.dead_letters set retry_at = now()")
-    process(home, Collects("t")).tend(at_once=True)
+    on(home, Collects("t")).tend(at_once=True)
     assert [number for _, number in applied(home)] == [KILLER], "what is cured later begins without its deaths"
 
 
@@ -127,7 +118,7 @@ def test_what_waited_for_its_database_and_kills_is_set_aside(make_home, at_once)
         aside = Aside(control, "collects", patience=0.0, every=0.0)
         projector = Kills()
         projector.on_poison = "skip"
-        return process(switch, projector, aside=aside)
+        return on(switch, projector, aside=aside)
 
     try:
         switch.away = True
@@ -146,8 +137,8 @@ def test_a_worker_that_is_at_it_is_left_alone(home):
     """Another one passes the key over while the mark is young, and counts no death."""
     released(home, 1, KILLER, 6)
     with pytest.raises(KilledError):
-        process(home).tend(at_once=True)
-    process(home).tend(at_once=True)
+        on(home, Kills()).tend(at_once=True)
+    on(home, Kills()).tend(at_once=True)
     assert ask(home, "select deaths from kylo.holds") == [(0,)]
     assert applied(home) == []
 
@@ -161,7 +152,7 @@ def test_a_failure_is_no_death(home, at_once, failure):
             raise failure
 
     released(home, 1, 2)
-    process(home, Fails("t")).tend(at_once=True)
+    on(home, Fails("t")).tend(at_once=True)
     assert ask(home, "select tried_by, deaths from kylo.holds") == [(None, 0)]
 
 
@@ -185,12 +176,12 @@ def test_who_takes_long_is_alive(home, monkeypatch):
     monkeypatch.setattr("kylo_outbox.flows.project.retries._RENEW", 0.05)
     released(home, 1, 2)
     long = Long()
-    at_it = threading.Thread(target=process(home, long).tend, kwargs={"at_once": True})
+    at_it = threading.Thread(target=on(home, long).tend, kwargs={"at_once": True})
     at_it.start()
     assert long.inside.wait(60)
     until = time.monotonic() + 4.0
     while time.monotonic() < until:
-        process(home).tend(at_once=True)
+        on(home, Kills()).tend(at_once=True)
     assert ask(home, "select deaths from kylo.holds") == [(0,)]
     long.go_on.set()
     at_it.join(60)
@@ -214,13 +205,13 @@ def test_who_waited_for_a_long_transaction_counts_no_death(home, monkeypatch):
             sizes.append(ask(home, "select deaths from kylo.holds"))
             super().apply(tx, events)
 
-    at_it = threading.Thread(target=process(home, Holds("t")).tend, kwargs={"at_once": True})
+    at_it = threading.Thread(target=on(home, Holds("t")).tend, kwargs={"at_once": True})
     at_it.start()
     assert inside.wait(60)
     time.sleep(0.6)  # the mark is old now
-    other = threading.Thread(target=process(home, Collects("t")).tend, kwargs={"at_once": True})
+    other = threading.Thread(target=on(home, Collects("t")).tend, kwargs={"at_once": True})
     other.start()
-    wait_until(lambda: ask(home, "select count(*) from pg_locks where not granted") != [(0,)], 60, "the other waits")
+    wait_for_lock(home)
     go_on.set()
     at_it.join(60)
     other.join(60)
@@ -234,14 +225,14 @@ def test_who_changes_what_is_in_front_clears_its_deaths(home, at_once, act):
     released(home, KILLER, 6)
     for _ in range(4):
         with pytest.raises(KilledError):
-            process(home).tend(at_once=True)
+            on(home, Kills()).tend(at_once=True)
     with home.transaction() as tx:
         [letter] = desk.find(tx, desk.Filter())
         if act == "discard":
             desk.discard(tx, [letter], who="me", reason="kills")
         else:
             desk.edit(tx, letter, b"{}", who="me", reason="cured")
-    process(home, Collects("t")).tend(at_once=True)
+    on(home, Collects("t")).tend(at_once=True)
     assert [number for _, number in applied(home)] == ([6] if act == "discard" else [KILLER, 6])
 
 
@@ -249,7 +240,7 @@ def test_what_was_discarded_while_it_was_tried_is_not_applied(home):
     """A person holds the letter when the projector looks: nothing is found, and nothing may be called applied."""
     projector = Collects("t")
     projector.on_poison = "skip"
-    process(home, projector).handle([delivery(1, payload=BAD)])
+    on(home, projector).handle([delivery(1, payload=BAD)])
     with home.transaction() as tx:
         tx.execute("update kylo.dead_letters set payload = '{}', retry_at = now()")
     person, begin = home.transaction(), retries.begin
@@ -264,7 +255,7 @@ def test_what_was_discarded_while_it_was_tried_is_not_applied(home):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retries, "begin", then_a_person)
-        process(home, Collects("t")).tend(at_once=True)
+        on(home, Collects("t")).tend(at_once=True)
     assert applied(home) == []
     assert ask(home, "select outcome from kylo.dead_letters") == [("discarded",)]
 
@@ -274,10 +265,10 @@ def test_after_a_death_the_line_goes_one_by_one_and_then_together_again(home, at
     monkeypatch.setattr("kylo_outbox.flows.project.retries.BATCH", 3)
     released(home, *range(1, 10))
     with pytest.raises(KilledError):
-        process(home).tend(at_once=True)
+        on(home, Kills()).tend(at_once=True)
     projector = Kills()
     projector.deadly = False
-    process(home, projector).tend(at_once=True)
+    on(home, projector).tend(at_once=True)
     assert projector.sizes == [1, 1, 1, 6]
     assert [number for _, number in applied(home)] == list(range(1, 10))
 
@@ -293,7 +284,7 @@ def test_outside_effects_are_watched_as_well(home, at_once):
                 raise KilledError
 
     released(home, 1, KILLER, 6)
-    deaths = outlive(lambda: process(home, Outside()), lambda: (KILLER, DIED) in letters(home))
+    deaths = outlive(lambda: on(home, Outside()), lambda: (KILLER, DIED) in letters(home))
     assert deaths == 4
     assert letters(home) == [(KILLER, DIED)]
 
@@ -303,22 +294,22 @@ def test_a_stop_breaks_off_between_two_batches(home, monkeypatch):
     monkeypatch.setattr("kylo_outbox.flows.project.release.BATCH", 2)
     released(home, 1, 2, 3, 4)
     stops = iter([False, False, True])
-    projection = process(home, Collects("t"), stopping=lambda: next(stops, True))
+    projection = on(home, Collects("t"), stopping=lambda: next(stops, True))
     projection.tend(at_once=True)
     assert [number for _, number in applied(home)] == [1, 2]
-    process(home, Collects("t")).tend(at_once=True)
+    on(home, Collects("t")).tend(at_once=True)
     assert [number for _, number in applied(home)] == [1, 2, 3, 4]
 
 
 def test_a_stop_breaks_off_the_search_for_bad_records(home):
     """Nothing of the search is stored: whoever comes next begins it anew."""
     asked: list[int] = []
-    projection = process(home, Collects("t"), stopping=lambda: len(asked) > 2 or bool(asked.append(1)))
+    projection = on(home, Collects("t"), stopping=lambda: len(asked) > 2 or bool(asked.append(1)))
     batch = [delivery(number, f"k{number % 3}", BAD if number == 9 else b"{}") for number in range(1, 17)]
     with pytest.raises(Stopping):
         projection.handle(batch)
     assert letters(home) == []
-    process(home, Collects("t")).handle(batch)
+    on(home, Collects("t")).handle(batch)
     assert [number for number, _ in letters(home)] == [9]
     assert len(applied(home)) + len(ask(home, "select from kylo.held_events")) == 15
 
@@ -327,10 +318,10 @@ def test_a_search_that_was_broken_off_opens_no_circuit(home):
     """What passed before the stop passes as a repeat afterwards: most of the batch is well."""
     batch = [delivery(number, f"k{number}", BAD if number > 40 else b"{}") for number in range(1, 61)]
     asked: list[int] = []
-    projection = process(home, Collects("t"), stopping=lambda: len(asked) > 2 or bool(asked.append(1)))
+    projection = on(home, Collects("t"), stopping=lambda: len(asked) > 2 or bool(asked.append(1)))
     with pytest.raises(Stopping):
         projection.handle(batch)
     assert len(applied(home)) > 20
-    process(home, Collects("t")).handle(batch)
+    on(home, Collects("t")).handle(batch)
     assert len(applied(home)) == 40
     assert len(letters(home)) == 20

@@ -7,13 +7,11 @@ import threading
 import pytest
 
 from kylo_outbox import Poison, Transient
-from kylo_outbox.flows.project import Projection
 from kylo_outbox.flows.project.release import Releases
 from kylo_outbox.model.delivery import from_record
 from kylo_outbox.model.projector import EffectProjector
-from kylo_outbox.model.topics import dead_letter_name
 from kylo_outbox.store import dead_letters, keyholds, positions
-from tests.helpers.projectors import STORE, TABLE, Collects, ask, delivery
+from tests.helpers.projectors import STORE, TABLE, Collects, ask, delivery, on, wait_for_lock
 
 BAD = b'{"poison": true}'
 
@@ -34,14 +32,7 @@ def applied(control_db):
 @pytest.fixture
 def projection(control_db, applied):
     """A projection of `Collects` that tends its database."""
-    return make(control_db)
-
-
-def make(database, projector=None):
-    """A projection on one database."""
-    return Projection(
-        projector or Collects("t"), lambda _delivery: database, dead_letter_name, databases=lambda: [database]
-    )
+    return on(control_db)
 
 
 def waiting(database):
@@ -181,7 +172,7 @@ def test_queueing_waits_for_a_release_that_is_at_work(control_db, projection, ap
     cure(control_db)
     release(control_db)
     gate = Gate("t")
-    drainer = threading.Thread(target=make(control_db, gate).tend, kwargs={"at_once": True})
+    drainer = threading.Thread(target=on(control_db, gate).tend, kwargs={"at_once": True})
     drainer.start()
     assert gate.inside.wait(60)
     live = threading.Thread(target=projection.handle, args=([delivery(3)],))
@@ -190,7 +181,7 @@ def test_queueing_waits_for_a_release_that_is_at_work(control_db, projection, ap
     gate.go_on.set()
     live.join(60)
     drainer.join(60)
-    make(control_db).tend(at_once=True)
+    on(control_db).tend(at_once=True)
     assert applied() == [("k", 1), ("k", 2), ("k", 3)]
     assert waiting(control_db) == []
 
@@ -213,25 +204,16 @@ def test_a_release_waits_for_queueing_that_is_at_work(control_db, projection, ap
     live = threading.Thread(target=projection.handle, args=([delivery(2)],))
     live.start()
     assert queued.wait(60)
-    drainer = threading.Thread(target=make(control_db).tend, kwargs={"at_once": True})
+    drainer = threading.Thread(target=on(control_db).tend, kwargs={"at_once": True})
     drainer.start()
     wait_for_lock(control_db)
     go_on.set()
     live.join(60)
     drainer.join(60)
     monkeypatch.undo()
-    make(control_db).tend(at_once=True)
+    on(control_db).tend(at_once=True)
     assert applied() == [("k", 1), ("k", 2)]
     assert waiting(control_db) == []
-
-
-def wait_for_lock(database):
-    """Until some session of the database waits for a lock (looked at again and again, as nothing tells it)."""
-    for _ in range(6000):
-        if ask(database, "select count(*) from pg_locks where not granted")[0][0]:
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("nobody waits for a lock")
 
 
 def test_two_drains_apply_once(control_db, projection, applied, monkeypatch):
@@ -241,10 +223,10 @@ def test_two_drains_apply_once(control_db, projection, applied, monkeypatch):
     cure(control_db)
     release(control_db)
     gate = Gate("t")
-    first = threading.Thread(target=make(control_db, gate).tend, kwargs={"at_once": True})
+    first = threading.Thread(target=on(control_db, gate).tend, kwargs={"at_once": True})
     first.start()
     assert gate.inside.wait(60)
-    second = threading.Thread(target=make(control_db).tend, kwargs={"at_once": True})
+    second = threading.Thread(target=on(control_db).tend, kwargs={"at_once": True})
     second.start()
     wait_for_lock(control_db)
     gate.go_on.set()
@@ -284,7 +266,7 @@ class Tabs(EffectProjector):
 
 def test_outside_effects_wait_and_go_on_as_well(control_db):
     """A projector without a transaction of its own: the same order, called once for each that waited."""
-    projection = make(control_db, Tabs())
+    projection = on(control_db, Tabs())
     projection.handle([delivery(n) for n in range(1, 5)])
     assert projection.projector.calls == [[1]]
     projection.projector.refuse = set()
@@ -342,7 +324,7 @@ def test_a_stopped_owner_blocks_its_successor_for_the_session_time_only(control_
 
     def stopped():
         try:
-            make(control_db, gate).handle([delivery(1), delivery(2)])
+            on(control_db, gate).handle([delivery(1), delivery(2)])
         except Transient as ended:
             failed.append(ended)
 
@@ -380,7 +362,7 @@ def test_a_key_that_must_wait_keeps_no_other_from_going_on(control_db, applied):
         arrived = True
 
     collects = Moving("t")
-    projection = make(control_db, collects)
+    projection = on(control_db, collects)
     for number, key in ((1, "moving"), (3, "other")):
         projection.handle([delivery(number, key, BAD), delivery(number + 1, key)])
     with control_db.transaction() as tx:

@@ -10,8 +10,9 @@ from kylo_outbox import emit
 from kylo_outbox.kafka.client import KafkaAddress
 from kylo_outbox.kafka.contact import BrokerContact
 from kylo_outbox.model.errors import Misconfigured, NotReady, Unreachable
+from kylo_outbox.runtime.stop import Stop
 from kylo_outbox.settings import load
-from kylo_outbox.wiring import parts, projectors
+from kylo_outbox.wiring import parts, projectors, relays
 from tests.helpers.away import Switch
 from tests.helpers.broker import make_topic
 
@@ -111,6 +112,17 @@ def test_a_worker_that_cannot_be_built_joins_no_group(process, monkeypatch):
     assert joined == []
     made._worker(txns, lambda: False)
     assert joined == [txns.group]
+
+
+def test_a_stop_of_the_relay_is_seen_by_the_direct_path(settings):
+    """A long search for bad records, or a long line of held events, does not outlast it."""
+    built = parts.build(settings.model_copy(update={"route_via_kafka": False}))
+    relay, stop = relays.RelayProcess(built), Stop()
+    assert [each._stopping() for each in relay._projections] == [False] * 3
+    stop.set()
+    relay.run(stop)
+    assert [each._stopping() for each in relay._projections] == [True] * 3
+    built.close()
 
 
 def test_what_was_read_before_is_told_by_the_databases_that_answer(process, control_db, settings, monkeypatch):
