@@ -236,6 +236,23 @@ def test_who_changes_what_is_in_front_clears_its_deaths(home, at_once, act):
     assert [number for _, number in applied(home)] == ([6] if act == "discard" else [KILLER, 6])
 
 
+def test_an_edited_letter_begins_without_its_deaths(home, at_once):
+    """What killed three processes has other content now: it is tried, not blamed."""
+    projector = Collects("t")
+    projector.on_poison = "skip"
+    on(home, projector).handle([delivery(KILLER, payload=BAD)])
+    with home.transaction() as tx:
+        tx.execute("update kylo.dead_letters set payload = '{}', retry_at = now()")
+    for _ in range(3):
+        with pytest.raises(KilledError):
+            on(home, Kills()).tend(at_once=True)
+    with home.transaction() as tx:
+        [letter] = desk.find(tx, desk.Filter())
+        desk.edit(tx, letter, b"{}", who="me", reason="cured")
+    on(home, Collects("t")).tend(at_once=True)
+    assert [number for _, number in applied(home)] == [KILLER]
+
+
 def test_what_was_discarded_while_it_was_tried_is_not_applied(home):
     """A person holds the letter when the projector looks: nothing is found, and nothing may be called applied."""
     projector = Collects("t")
