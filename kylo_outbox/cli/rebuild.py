@@ -19,7 +19,7 @@ from kylo_outbox.model.delivery import from_record
 from kylo_outbox.model.errors import Misconfigured, Refused
 from kylo_outbox.store import audit
 from kylo_outbox.store.changes import KINDS
-from kylo_outbox.wiring import projectors
+from kylo_outbox.wiring import history, projectors
 from kylo_outbox.wiring.parts import require_schema
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _database(context: Context, projector: Projector, company: str | None) -> Da
 
 def _stored(context: Context, projector: Projector) -> Iterator[list[Delivery]]:
     for topic in projector.topics:
-        yield from projectors.stored_events(context.parts, topic)
+        yield from history.stored_events(context.parts, topic)
 
 
 def _log(context: Context, projector: Projector) -> list[partial[Iterator[list[Delivery]]]]:

@@ -43,6 +43,7 @@ class Housekeeping:
             made = upkeep.extend(connection)
             rolled = upkeep.roll(connection, self._retention)
             dropped = upkeep.drop_published(connection, self._retention, before=left.fold)
+            left.settle(connection)
             upkeep.trim(connection, self._retention)
             dead_letters.forget_settled(connection, _SETTLED)
         if made or dropped or rolled:

@@ -101,7 +101,9 @@ class Subscription:
             room = limit - 1 - len(self._taken)
             more = guarded(self._consumer.consume, room, 0) if room > 0 and first.error() is None else []
             self._taken += [
-                _delivery(message) for message in (first, *more) if message.error() is None or self._is_record(message)
+                as_delivery(message)
+                for message in (first, *more)
+                if message.error() is None or self._is_record(message)
             ]
         # What was taken is kept until the look for gaps has had its answer.
         number = min(limit, self._before_gap())
@@ -235,7 +237,8 @@ class Subscription:
         raise_for(error)
 
 
-def _delivery(message: Any) -> Delivery:
+def as_delivery(message: Any) -> Delivery:
+    """A record of the client, read; never fails."""
     return from_record(
         topic=message.topic(),
         partition=message.partition(),

@@ -128,3 +128,8 @@ def from_outbox(
         created_at=at,
     )
     return Delivery(event, (origin.store_id, topic, text), (origin.generation, origin.outbox_id))
+
+
+def place(key: PositionKey, at: PositionAt) -> Delivery:
+    """A delivery that stands for its coordinates alone; nothing of its content is known."""
+    return Delivery(Event.received(key[1], key[2], "", {}, None, b"", at[1], None), key, at)

@@ -6,8 +6,9 @@ to get it any more; a dead letter that is sent after all is saved anew. Each rea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from kylo_outbox.model.errors import Transient
 from kylo_outbox.store import left
 from kylo_outbox.store.outbox import COLUMNS
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from datetime import datetime
 
+    import psycopg
+
+    from kylo_outbox.model.delivery import PositionAt
     from kylo_outbox.store.engine import Database
     from kylo_outbox.store.outbox import Row
 
@@ -24,6 +28,8 @@ select {COLUMNS} from kylo.outbox_log o
  where o.id > %(after)s and o.id <= %(newest)s and o.topic = any(%(topics)s)
  order by o.id limit %(limit)s
 """  # noqa: S608 - the only thing put in is a constant of this file
+# A partition that is about to be dropped is listed until it is gone, but read no more.
+_BEGINNING = "select coalesce(min(low), 0) from kylo.outbox_partitions where not leaving"
 # One statement, so that an event that is let go meanwhile is in one of the two.
 _NOW = """
 select (select json_agg(json_build_object('slot_from', slot_from, 'slot_to', slot_to, 'except_slots', except_slots,
@@ -54,17 +60,45 @@ def stored_rows(database: Database, topics: Collection[str], chunk: int = 1000) 
     return _in_batches(database, STORED, {"topics": list(topics), "newest": newest, "limit": chunk}, frozenset())
 
 
+def beginning(database: Database) -> int:
+    """The lowest id that may be stored; what is below has left."""
+    with database.transaction() as tx:
+        return _beginning(tx)
+
+
+def published_and_left(
+    database: Database, topics: Collection[str], chunk: int = 1000
+) -> Iterator[dict[tuple[str, str], PositionAt]]:
+    """By (topic, key), in batches: (generation, id) of the newest event that was published and is stored no more.
+
+    Everything of the key up to there has left, or was never published.
+    """
+    after = ("", "")
+    while True:
+        with database.transaction() as tx:
+            found = dict(left.published(tx, topics, after, chunk))
+        if not found:
+            return
+        *_, after = found
+        yield {each: at for each, at in found.items() if at is not None}
+
+
 def published_rows(
     database: Database,
     topics: Collection[str],
     key: str | None = None,
     since: datetime | None = None,
     chunk: int = 1000,
+    begins: int | None = None,
 ) -> Iterator[list[Row]]:
     """Rows of some topics that had gone out when this began, in id order; `key` and `since` (time of the emit) narrow.
 
-    Of each key a beginning without holes: what goes out meanwhile, or is let go, is not among it, however long it
+    Of each key a stretch without holes: what goes out meanwhile, or is let go, is not among it, however long it
     takes. Otherwise a position could pass an event that was held when its turn came.
+
+    Raises:
+        Transient: with `begins` (what `beginning` said before): some rows have left since and may be missing. What was
+            given until then is without holes.
     """
     with database.transaction() as tx:
         lanes, held = tx.execute(_NOW, (list(topics),)).fetchone() or (None, None)
@@ -75,14 +109,24 @@ def published_rows(
         "lanes": lanes or "[]",
         "limit": chunk,
     }
-    return _in_batches(database, PUBLISHED, values, frozenset(held or ()))
+    return _in_batches(database, PUBLISHED, values, frozenset(held or ()), begins)
 
 
-def _in_batches(database: Database, query: str, values: dict[str, object], held: frozenset[int]) -> Iterator[list[Row]]:
+def _beginning(tx: psycopg.Connection[Any]) -> int:
+    [low] = tx.execute(_BEGINNING).fetchone() or (0,)
+    return int(low)
+
+
+def _in_batches(
+    database: Database, query: str, values: dict[str, object], held: frozenset[int], begins: int | None = None
+) -> Iterator[list[Row]]:
     after = 0
     while True:
         with database.transaction() as tx:
             rows: list[Row] = tx.execute(query, {**values, "after": after}).fetchall()
+            # Asked afterwards: a partition that is there now was there when the rows were read.
+            if begins is not None and _beginning(tx) > max(begins, after + 1):
+                raise Transient(f"{database.name}: a partition of the outbox left while it was read")
             if not rows:
                 return
             nobodys = held | left.taken_out(tx, [row[0] for row in rows])

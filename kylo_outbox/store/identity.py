@@ -92,6 +92,8 @@ update kylo.outbox_log set generation = :next where generation = :former and cre
 _END_LEASES = "update kylo.lanes set epoch = epoch + 1, holder = null, lease_until = '-infinity'"
 # The verifier begins with what is saved under the new name.
 _NOT_COMPARED = "update kylo.verify_state set store_id = ''"
+# What left the origin was the origin's: no reader of the copy is behind with it.
+_FORGET_LEFT = ("delete from kylo.outbox_left_held", "update kylo.outbox_left set published = null")
 _COUNT_ALL_AS_DONE = """
 with newest as (select coalesce(max(id), 0) as id from kylo.outbox_log), marked as (
     insert into kylo.marks (lane, low, high, since, at)
@@ -234,6 +236,8 @@ def rename(connection: sa.Connection) -> StoreId:
     _run(connection, _AGE_ROWS)
     _run(connection, "delete from kylo.outbox_held")
     _run(connection, "delete from kylo.outbox_delayed")
+    for statement in _FORGET_LEFT:
+        _run(connection, statement)
     _run(connection, _COUNT_ALL_AS_DONE)
     _run(connection, _AGE_LANES)
     _run(connection, _NOT_COMPARED)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kylo_outbox.store.keyholds import HELD, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     import psycopg
 
@@ -60,6 +60,12 @@ _UNMOVED = (-1, -1, 0, 0, 0)
 _TAKEN_FROM = """
 select topic from unnest(%s::text[]) as asked(topic)
  where exists (select from kylo.positions p where p.projector = %s and p.topic = asked.topic)
+"""
+REACHED = """
+select g.store_id, g.topic, g.key
+  from json_to_recordset(%s::json) as g(store_id text, topic text, key text, generation int, outbox_id bigint)
+  join kylo.positions p using (store_id, topic, key)
+ where p.projector = %s and (p.generation, p.outbox_id) >= (g.generation, g.outbox_id)
 """
 HOLDS = "select exists (select from kylo.holds where projector = %s and kind = 'dead')"
 
@@ -152,3 +158,9 @@ def move(tx: psycopg.Connection[Any], projector: str, taken: Iterable[Delivery],
 def taken_from(tx: psycopg.Connection[Any], projector: str, topics: Sequence[str]) -> set[str]:
     """Which of `topics` the projector has ever taken an event from, in this database."""
     return {topic for [topic] in tx.execute(_TAKEN_FROM, (list(topics), projector))}
+
+
+def reached(tx: psycopg.Connection[Any], projector: str, goals: Mapping[PositionKey, PositionAt]) -> set[PositionKey]:
+    """Keys whose position in this database has come to its goal."""
+    asked = [dict(zip(_COLUMNS, (*key, *at), strict=False)) for key, at in goals.items()]
+    return set(tx.execute(REACHED, (json.dumps(asked), projector)).fetchall())

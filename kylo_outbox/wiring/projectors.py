@@ -7,7 +7,7 @@ import logging
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.flows.post_sheet import AnnounceUnposted, PostSheet
 from kylo_outbox.flows.project import Aside, Deaths, Gaps, Project, Projection
@@ -22,16 +22,14 @@ from kylo_outbox.model.projector import Projector
 from kylo_outbox.runtime import collector
 from kylo_outbox.runtime.schedule import Schedule
 from kylo_outbox.store import intake, notices, positions
-from kylo_outbox.store.deliveries import stored_delivery
-from kylo_outbox.store.history import published_rows, stored_rows
-from kylo_outbox.store.identity import require_own
 from kylo_outbox.wiring import sheets
+from kylo_outbox.wiring.history import published_events
 from kylo_outbox.wiring.lagging import LAG_EVERY, LagWatch
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema, require_topics
 from kylo_outbox.wiring.verify import verifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from kylo_outbox.model.delivery import Delivery
     from kylo_outbox.model.topics import OnPoison
@@ -39,11 +37,8 @@ if TYPE_CHECKING:
     from kylo_outbox.runtime.stop import Stop
     from kylo_outbox.settings import Settings
     from kylo_outbox.store.engine import Database
-    from kylo_outbox.store.outbox import Row
 
 log = logging.getLogger(__name__)
-
-Rows: TypeAlias = "Callable[[Database, Sequence[str]], Iterator[list[Row]]]"
 
 NAMES = ("txns", "promote", "sheets")
 TELLING = ("txns", "promote")
@@ -111,17 +106,6 @@ def _notice(parts: Parts, projector: str, kind: str, subject: str, text: str | N
             notices.end(tx, projector, kind, subject)
             return False
         return notices.tell(tx, projector, kind, subject, text)
-
-
-def stored_events(parts: Parts, topic: str, rows_of: Rows = stored_rows) -> Iterator[list[Delivery]]:
-    """What the outboxes of all stores that can be reached still have of a topic, store by store in order."""
-    for store in parts.directory.stores():
-        if store.problem:
-            continue
-        with store.database.begin() as connection:
-            own = require_own(connection)
-        for rows in rows_of(store.database, [topic]):
-            yield [stored_delivery(row, own.store_id) for row in rows]
 
 
 def _declared(settings: Settings) -> tuple[declared.Topic, ...]:
@@ -197,8 +181,8 @@ class ProjectorProcess:
 
     def _worker(self, projector: Projector, stopping: Callable[[], bool]) -> Worker:
         deaths = Deaths(self._parts.control, projector.name)
-        gaps = self._gaps[projector.name] = self._watch(projector)
         applies = projection(self._parts, projector, stopping)
+        gaps = self._gaps[projector.name] = self._watch(applies)
         # Last of all: a member that nobody closes, because something else was away, keeps its partitions from others.
         source = Subscription(
             kafka_address(self._parts.settings),
@@ -221,7 +205,8 @@ class ProjectorProcess:
                 log.warning("%s: what %s took before is not known now: %s", projector.name, database.name, away)
         return found
 
-    def _watch(self, projector: Projector) -> Gaps:
+    def _watch(self, applies: Projection) -> Gaps:
+        projector = applies.projector
         control, name = self._parts.control, projector.name
         with control.transaction() as tx:
             before = notices.first_partitions(tx, name, self._contact.partitions(projector.topics))
@@ -231,7 +216,7 @@ class ProjectorProcess:
                 notices.set_partitions(tx, name, topic, partitions)
 
         tell = partial(_notice, self._parts, name)
-        stored = partial(stored_events, self._parts, rows_of=published_rows)
+        stored = partial(published_events, self._parts, applies)
         return Gaps(name, before, stored, tell, learn, lambda: _problems(self._parts))
 
     def _state(self) -> dict[str, Any]:

@@ -22,11 +22,12 @@ from kylo_outbox.kafka.producer import NoBroker, Publisher
 from kylo_outbox.model.errors import Transient
 from kylo_outbox.runtime.schedule import Schedule
 from kylo_outbox.store import heartbeats, lanes
-from kylo_outbox.store.history import published_rows
+from kylo_outbox.store.history import beginning, published_rows
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.store.pauses import Pauses
 from kylo_outbox.store.session import LaneSession
 from kylo_outbox.telemetry import metrics
+from kylo_outbox.wiring.history import missing
 from kylo_outbox.wiring.lagging import LAG_EVERY, LagWatch
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema
 from kylo_outbox.wiring.projectors import (
@@ -160,13 +161,7 @@ class RelayProcess:
             own = require_own(connection)
         direct = None
         if self._projections:
-            direct = DirectDelivery(
-                store_id=own.store_id,
-                topics=kylo_topics(settings),
-                is_direct=lambda company: not settings.via_kafka(company),
-                projections=self._projections,
-                published_rows=partial(published_rows, database),
-            )
+            direct = self._direct(database, own.store_id)
         relay = self._relays[database.dsn, state.lane] = Relay(
             state=state,
             holder=self._holder,
@@ -177,6 +172,24 @@ class RelayProcess:
             is_paused=partial(self._is_paused, Pauses(database)),
         )
         return relay
+
+    def _direct(self, database: Database, store_id: str) -> DirectDelivery:
+        settings = self._parts.settings
+
+        def is_direct(company: str) -> bool:
+            return not settings.via_kafka(company)
+
+        return DirectDelivery(
+            store_id=store_id,
+            topics=kylo_topics(settings),
+            is_direct=is_direct,
+            projections=self._projections,
+            beginning=partial(beginning, database),
+            published_rows=lambda topics, begins: published_rows(database, topics, begins=begins),
+            missing=None
+            if self._address is None
+            else lambda applies, topic: missing(self._parts, applies, topic, [(database, store_id)], is_direct),
+        )
 
     def _session(self, database: Database) -> LaneSession:
         self._witnesses.check(database)

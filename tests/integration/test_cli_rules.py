@@ -46,7 +46,8 @@ def deliver(database):
         topics=["rules.promote.requests"],
         is_direct=lambda _company: True,
         projections=[projection(built, named(built, "promote"))],
-        published_rows=lambda topics: stored_rows(database, topics),
+        beginning=lambda: 0,
+        published_rows=lambda topics, _begins: stored_rows(database, topics),
     )
     assert list(direct.catch_up())
     built.close()

@@ -12,7 +12,7 @@ from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.flows.project import Projection
 from kylo_outbox.model.topics import dead_letter_name
 from kylo_outbox.store import carrying
-from kylo_outbox.store.history import published_rows, stored_rows
+from kylo_outbox.store.history import beginning, published_rows, stored_rows
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.testing import ledger
 
@@ -113,7 +113,8 @@ def test_the_direct_path_catches_up_with_what_went_out_and_nothing_else(outbox):
         topics=[TOPIC],
         is_direct=lambda _key: True,
         projections=[Projection(ledger.Ledger(), lambda _delivery: outbox, dead_letter_name)],
-        published_rows=lambda topics: published_rows(outbox, topics),
+        beginning=lambda: beginning(outbox),
+        published_rows=lambda topics, begins: published_rows(outbox, topics, begins=begins),
     )
     list(direct.catch_up())
     assert ask(outbox, "select distinct number from ledger_entries order by 1") == [(0,), (1,), (3,), (5,), (7,)]

@@ -75,7 +75,8 @@ def deliver(door, database):
         topics=["rules.promote.requests"],
         is_direct=lambda _company: True,
         projections=[projection(door.parts, named(door.parts, "promote"))],
-        published_rows=lambda topics: stored_rows(database, topics),
+        beginning=lambda: 0,
+        published_rows=lambda topics, _begins: stored_rows(database, topics),
     )
     assert list(direct.catch_up())
 

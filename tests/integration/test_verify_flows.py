@@ -13,7 +13,7 @@ from kylo_outbox.model.transactions import parse_request
 from kylo_outbox.settings import load
 from kylo_outbox.sheets.standin import background
 from kylo_outbox.store import desk
-from kylo_outbox.wiring import parts, projectors, verify
+from kylo_outbox.wiring import history, parts, projectors, verify
 from tests.helpers import tabs
 
 TOPICS = ("txns.company.batches", "rules.promote.requests")
@@ -43,7 +43,7 @@ def apply(built):
         projector = projectors.named(built, name)
         projection = projectors.projection(built, projector)
         for topic in projector.topics:
-            for batch in projectors.stored_events(built, topic):
+            for batch in history.stored_events(built, topic):
                 projection.handle(batch)
 
 

@@ -3,7 +3,8 @@
 Two causes: retention removed records before the group read them, or a topic got more partitions, so that a key's newer
 events lie in another partition than its older ones. Both would let a position pass events that were never applied.
 So the stored rows of the topic are applied from the outboxes first, in order; positions absorb those that were applied
-before. Whether the outboxes still had everything nobody can prove: the notice stays until a person accepts it.
+before. What has left the outboxes and lies unread on the log comes before them. Whether outboxes and log still had
+everything nobody can prove: the notice stays until a person accepts it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Gaps:
     Args:
         projector: Its name.
         partitions: How many partitions each topic had when it was first read.
-        stored: The stored events of a topic, in order, in batches, from every outbox that can be reached.
+        stored: The events of a topic that outboxes and log still have, each key in order, in batches, some of which may
+            be empty; from every outbox that can be reached.
         tell: (kind, subject, text) for people.
         learn: (topic, partitions) to be remembered.
         away: Why outboxes cannot be asked now; what they alone still have is passed over, and people are told.
@@ -111,7 +113,8 @@ class Gaps:
         self._tell(kind, subject, f"{what}; they are being filled in from the outboxes")
         number, oldest, away = 0, None, self._away()
         for batch in self._stored(topic):
-            handle(batch)
+            if batch:
+                handle(batch)
             number += len(batch)
             oldest = oldest or (batch[0].event.created_at if batch else None)
             yield False

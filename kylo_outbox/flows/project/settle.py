@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.flows.project.circuit import Circuit
 from kylo_outbox.flows.project.release import Releases
 from kylo_outbox.flows.project.retries import Retries
+from kylo_outbox.model.delivery import place
 from kylo_outbox.model.errors import CircuitOpen, Fatal, Stopping, Transient
 from kylo_outbox.model.projector import EffectProjector, Projector
 from kylo_outbox.model.upcast import lift
@@ -27,10 +28,10 @@ from kylo_outbox.store.engine import SESSION_TIMEOUT, may_idle
 from kylo_outbox.telemetry import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from kylo_outbox.flows.project.aside import Aside
-    from kylo_outbox.model.delivery import Delivery, PositionKey
+    from kylo_outbox.model.delivery import Delivery, PositionAt, PositionKey
     from kylo_outbox.model.events import Event
     from kylo_outbox.model.topics import OnPoison
     from kylo_outbox.store.engine import Database
@@ -172,6 +173,19 @@ class Projection:
         if self._aside:
             with self._patiently():
                 self._aside.drain(self._database_of, self.settle, self.bury, self._retries)
+
+    def short_of(self, goals: Mapping[PositionKey, PositionAt]) -> set[PositionKey]:
+        """Keys that are not known to be taken up to their goals; a database that is away tells nothing."""
+        short = set(goals)
+        homes: dict[int, tuple[Database, dict[PositionKey, PositionAt]]] = {}
+        for key, at in goals.items():
+            home = self._home(place(key, at))
+            if not isinstance(home, Transient):
+                homes.setdefault(id(home), (home, {}))[1][key] = at
+        for database, those in homes.values():
+            with suppress(Transient), database.transaction() as tx:
+                short -= positions.reached(tx, self.projector.name, those)
+        return short
 
     @contextmanager
     def _patiently(self) -> Iterator[None]:
