@@ -22,7 +22,7 @@ def ids(batches):
 
 
 def test_keys_that_are_behind_are_read_up_to_what_left():
-    """What is stored comes from the outbox; a key that was taken is not read, and another store's of its name neither."""
+    """What is stored comes from the outbox; a key that was taken is not read, nor one of another store."""
     asked = []
 
     def records(keys):

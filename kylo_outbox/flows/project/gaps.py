@@ -109,7 +109,7 @@ class Gaps:
     def _fill(
         self, kind: str, topic: str, subject: str, what: str, handle: Callable[[Sequence[Delivery]], None]
     ) -> Iterator[bool]:
-        log.error("%s: %s; applying what the outboxes still have", self._projector, what)
+        log.error("%s: %s; applying what outboxes and log still have", self._projector, what)
         self._tell(kind, subject, f"{what}; they are being filled in from the outboxes")
         number, oldest, away = 0, None, self._away()
         for batch in self._stored(topic):
