@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from kylo_outbox import Event, emit_many
 from kylo_outbox.flows import holds
 from kylo_outbox.flows.housekeeping import Housekeeping
 from kylo_outbox.model.errors import Transient
-from kylo_outbox.store import left
+from kylo_outbox.store import left, upkeep
+from kylo_outbox.store.engine import connect
 from kylo_outbox.store.history import beginning, published_and_left, published_rows
 from kylo_outbox.store.identity import rename
 from tests.helpers.projectors import ask
@@ -117,6 +120,20 @@ def test_a_reading_from_which_something_leaves_is_broken_off(control_db):
         with pytest.raises(Transient, match="left while it was read"):
             next(broken)
     assert list(published_rows(control_db, ["t"], begins=beginning(control_db))) == []
+
+
+def test_a_partition_that_is_half_detached_has_left(control_db, monkeypatch):
+    """It is listed until the last of those who read it have gone, but nobody new reads it."""
+    save(control_db, "ab")
+    do(control_db, _PASSED)
+    reading = published_rows(control_db, ["t"], begins=beginning(control_db))
+    monkeypatch.setattr(upkeep, "_users_gone", lambda _: True)
+    with closing(connect(control_db.dsn, "reader")) as reader:
+        reader.execute("select count(*) from kylo.outbox_log")
+        keep(control_db)
+        assert ask(control_db, "select count(*) from kylo.outbox_partitions where leaving") == [(1,)]
+        with pytest.raises(Transient, match="left while it was read"):
+            next(reading)
 
 
 def test_totals_are_as_before(outbox):

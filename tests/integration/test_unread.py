@@ -134,6 +134,25 @@ def test_a_gap_is_filled_behind_what_the_log_alone_has(road):
     assert "7 stored events" in road.told[-1][2]
 
 
+def test_a_gap_is_filled_anew_if_something_leaves_meanwhile(road):
+    """What the log alone has was found out at the beginning: the stored rows that left since would be missing."""
+    road.publish("n" * 1001)
+    filling = history.published_events(road.parts, road.applies, road.topic)
+    while not any(each.partition is None for each in next(filling)):
+        pass
+    road.let_leave()
+    with pytest.raises(Transient, match="left while it was read"):
+        next(filling)
+    direct = road.direct()
+    road.publish("n" * 1001)
+    steps = direct.catch_up()
+    while len(road.ids.get("n", ())) <= 1001:
+        next(steps)
+    road.let_leave()
+    with pytest.raises(Transient, match="left while it was read"):
+        list(steps)
+
+
 def test_what_the_gap_has_swallowed_holds_nobody_up(road):
     """The log begins behind everything that left the outbox: the stored events are applied, the loss is told."""
     remove(road, 11)
@@ -262,6 +281,8 @@ def test_the_processes_look_at_the_log_where_there_is_one(road, monkeypatch):
         built = parts.build(settings.model_copy(update={"kafka_brokers": brokers}))
         direct = relays.RelayProcess(built)._direct(road.database, road.store)
         assert (direct._missing is not None) is there
+        with pytest.raises(Transient, match="left while it was read"):
+            next(direct._published_rows([road.topic], 0))
         built.close()
     built = parts.build(settings.model_copy(update={"route_via_kafka": True, "via_kafka_companies": ("k",)}))
     asked = []
