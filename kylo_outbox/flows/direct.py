@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from kylo_outbox.model.delivery import Delivery, PositionAt, PositionKey
     from kylo_outbox.model.projector import Projector
+    from kylo_outbox.store.history import Moment
     from kylo_outbox.store.outbox import Row
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Settles(Protocol):
     @property
     def projector(self) -> Projector: ...  # noqa: D102
     def handle(self, deliveries: Sequence[Delivery]) -> None: ...  # noqa: D102
-    def short_of(self, goals: Mapping[PositionKey, PositionAt]) -> set[PositionKey]: ...  # noqa: D102
+    def short_of(self, goals: Mapping[PositionKey, PositionAt]) -> Iterator[set[PositionKey]]: ...  # noqa: D102
 
 
 class Missing(Protocol):
@@ -52,9 +53,9 @@ class DirectDelivery:
         topics: Whose keys are companies.
         is_direct: Whether a company is routed directly.
         projections: Apply what is handed over.
-        beginning: The lowest id that is stored.
-        published_rows: Rows of some topics that went out, given that beginning.
-        missing: What a projector has to take of a topic from the log first; None where there is no Kafka.
+        moment: How the outbox stands now, for some topics.
+        published_rows: Rows of some topics that had gone out at a moment.
+        missing: What a projector has to take of a topic from the log first, at a moment; None where there is no Kafka.
     """
 
     def __init__(
@@ -64,20 +65,26 @@ class DirectDelivery:
         topics: Collection[str],
         is_direct: Callable[[str], bool],
         projections: Sequence[Settles],
-        beginning: Callable[[], int],
-        published_rows: Callable[[Collection[str], int], Iterator[list[Row]]],
-        missing: Callable[[Settles, str], Missing] | None = None,
+        moment: Callable[[Collection[str]], Moment],
+        published_rows: Callable[[Collection[str], Moment], Iterator[list[Row]]],
+        missing: Callable[[Settles, str, Moment], Missing] | None = None,
     ) -> None:
         self._store_id = store_id
         self._topics = frozenset(topics)
         self._is_direct = is_direct
         self._projections = tuple(projections)
-        self._beginning, self._published_rows = beginning, published_rows
+        self._moment, self._published_rows = moment, published_rows
         self._missing = missing
         self._on_kafka: set[tuple[str, str]] = set()
+        self._unreadable: Transient | None = None
+
+    @property
+    def on_kafka(self) -> int:
+        """How many (topic, key) stay on Kafka, because their older events could not be read there."""
+        return len(self._on_kafka)
 
     def takes(self, topic: str, key: bytes) -> bool:
-        """Whether the row is for a flow of a company that is routed directly, and that Kafka has nothing of alone."""
+        """Whether the row belongs to a flow of a company that is routed directly, and nothing older to Kafka alone."""
         company = key.decode()
         return topic in self._topics and self._is_direct(company) and (topic, company) not in self._on_kafka
 
@@ -90,35 +97,43 @@ class DirectDelivery:
             Transient: not now; another call begins from the start.
         """
         self._on_kafka.clear()
-        begins = self._beginning()
+        self._unreadable = None
+        # Before anything is asked: what is held now stays out of the rows, though it be let go meanwhile; what leaves
+        # from now on is noticed.
+        at = self._moment(self._topics)
         if self._missing is not None:
             for projection in self._projections:
                 for topic in sorted(self._topics.intersection(projection.projector.topics)):
-                    yield from self._take_from_log(projection, topic, self._missing(projection, topic))
-        for rows in self._published_rows(self._topics, begins):
+                    yield from self._take_from_log(projection, topic, self._missing(projection, topic, at))
+        for rows in self._published_rows(self._topics, at):
             self.deliver([row for row in rows if self.takes(row[1], row[2])])
             yield
 
     def _take_from_log(self, projection: Settles, topic: str, missing: Missing) -> Iterator[None]:
         yield from missing.look()
         batches = missing.batches()
-        while True:
+        while missing.keys:
             try:
-                batch = next(batches, None)
+                # One that did not answer would cost its patience for each topic.
+                batch = None if self._unreadable else next(batches, None)
             except Transient as away:
-                self._on_kafka |= {(topic, key) for key in missing.keys}
-                log.warning(
-                    "%s: %d keys of %s (%s) stay on Kafka, which alone has older events of theirs, until the relays "
-                    "are started again: %s",
-                    *(projection.projector.name, len(missing.keys), topic),
-                    *(", ".join(sorted(missing.keys)[:_NAMED]), away),
-                )
+                self._unreadable = away
+            if self._unreadable:
+                self._leave(projection, topic, missing.keys)
                 return
             if batch is None:
                 return
             if batch:
                 projection.handle(batch)
             yield
+
+    def _leave(self, projection: Settles, topic: str, keys: Collection[str]) -> None:
+        self._on_kafka |= {(topic, key) for key in keys}
+        log.warning(
+            "%s: %d keys of %s (%s) stay on Kafka, which alone has older events of theirs, until it can be read: %s",
+            *(projection.projector.name, len(keys), topic),
+            *(", ".join(sorted(keys)[:_NAMED]), self._unreadable),
+        )
 
     def deliver(self, rows: Sequence[Row]) -> None:
         """Apply rows in order; a row whose topic has no projector here is for other readers and counts as taken.

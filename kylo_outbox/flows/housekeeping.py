@@ -43,9 +43,9 @@ class Housekeeping:
             made = upkeep.extend(connection)
             rolled = upkeep.roll(connection, self._retention)
             dropped = upkeep.drop_published(connection, self._retention, before=left.fold)
-            left.settle(connection)
             upkeep.trim(connection, self._retention)
             dead_letters.forget_settled(connection, _SETTLED)
+            left.settle(connection)
         if made or dropped or rolled:
             log.info(
                 "%s: %d partitions made, dropped %s%s",

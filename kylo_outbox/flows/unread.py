@@ -24,14 +24,14 @@ class Unread:
 
     Args:
         left: In batches, by key, the newest event that was published and is stored no more.
-        short_of: Which keys the projector is not known to have taken up to their goals.
+        short_of: Which keys the projector is not known to have taken up to their goals, in steps.
         records: What its group has not read yet of some keys, in batches, each key in its order.
     """
 
     def __init__(
         self,
         left: Callable[[], Iterable[Goals]],
-        short_of: Callable[[Goals], Collection[PositionKey]],
+        short_of: Callable[[Goals], Iterable[Collection[PositionKey]]],
         records: Callable[[Collection[str]], Iterable[Sequence[Delivery]]],
     ) -> None:
         self._left, self._short_of, self._records = left, short_of, records
@@ -49,8 +49,9 @@ class Unread:
             Transient: not now.
         """
         for goals in self._left():
-            self._goals |= {key: goals[key] for key in self._short_of(goals)}
-            yield
+            for short in self._short_of(goals):
+                self._goals |= {key: goals[key] for key in short}
+                yield
 
     def batches(self) -> Iterator[list[Delivery]]:
         """What is missing, as far as the log has it; empty batches while it is looked for.

@@ -41,7 +41,7 @@ def unread(
         topic: What to read; one that does not exist has nothing.
         keys: Which records.
         before: How many partitions the topic had for the group. If it has more by now, what lies in a key's old
-            partition comes first.
+            partition comes first. If it was grown more than once since, the order of the newer ones is not promised.
 
     Yields:
         Batches; empty ones while nothing comes.
@@ -77,7 +77,8 @@ def _stretches(consumer: Consumer, topic: str) -> Generator[list[Delivery], None
     found: dict[int, tuple[int, int]] = {}
     for place in (yield from _asked(partial(guarded, consumer.committed, places, _ANSWER))) if places else []:
         low, end = yield from _asked(partial(guarded, consumer.get_watermark_offsets, place, _ANSWER))
-        found[place.partition] = max(low, place.offset), end
+        # As the group itself would begin: an offset beyond the end is of another life of the topic.
+        found[place.partition] = (low if place.offset > end else max(low, place.offset)), end
     return found
 
 

@@ -7,6 +7,7 @@ A store is a database. Two connection strings are one store when the name inside
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -53,6 +54,9 @@ class Directory:
         self._names: dict[str, str] = {}
         self._told: dict[str, str] = {}
         self._away: dict[str, tuple[float, str]] = {}
+        self._stores: list[Store] = []
+        self._homes: dict[str, Store] = {}
+        self._looked = self._look_again_at = 0.0
 
     def company(self, company_id: str) -> Company | None:
         """The company's row as of at most `REFRESH` seconds ago; one that is unknown is asked for again."""
@@ -79,37 +83,50 @@ class Directory:
         company = self.company(company_id)
         if company is None:
             return self.control
-        for store in self.stores():
-            if company_id in store.companies:
-                if store.problem:
-                    raise Transient(f"company {company_id}: {store.problem}")
-                return store.database
-        raise Transient(f"company {company_id}: its store is not known yet")
+        with self._lock:
+            self._look()
+            store = self._homes.get(company_id)
+        if store is None:
+            raise Transient(f"company {company_id}: its store is not known yet")
+        if store.problem:
+            raise Transient(f"company {company_id}: {store.problem}")
+        return store.database
 
     def stores(self) -> list[Store]:
         """Every store once, the control database first; one that cannot be used is listed with its problem."""
         self._refresh(REFRESH)
         with self._lock:
-            control_name, problem = self._name_of(self.control)
-            found: dict[str, tuple[Database, list[str], str | None]] = {
-                control_name or self.control.dsn: (self.control, [], problem)
-            }
-            for company in self._companies.values():
-                try:
-                    database = self._database(company)
-                except Misconfigured as unreadable:
-                    self._tell(company.company_id, str(unreadable))
-                    continue
-                name, problem = self._name_of(database)
-                entry = found.setdefault(name or database.dsn, (database, [], problem))
-                entry[1].append(company.company_id)
-            return [Store(database, tuple(sorted(ids)), why) for database, ids, why in found.values()]
+            self._look()
+            return list(self._stores)
 
     def close(self) -> None:
         """Close every connection of every store, the control database's too."""
         with self._lock:
             for database in self._by_dsn.values():
                 database.close()
+
+    def _look(self) -> None:
+        """Find the store of each company: once for each reading of the companies, twice a second while one is away."""
+        if self._looked == self._read_at and time.monotonic() < self._look_again_at:
+            return
+        control_name, problem = self._name_of(self.control)
+        found: dict[str, tuple[Database, list[str], str | None]] = {
+            control_name or self.control.dsn: (self.control, [], problem)
+        }
+        for company in self._companies.values():
+            try:
+                database = self._database(company)
+            except Misconfigured as unreadable:
+                self._tell(company.company_id, str(unreadable))
+                continue
+            name, problem = self._name_of(database)
+            entry = found.setdefault(name or database.dsn, (database, [], problem))
+            entry[1].append(company.company_id)
+        self._stores = [Store(database, tuple(sorted(ids)), why) for database, ids, why in found.values()]
+        self._homes = {company: store for store in self._stores for company in store.companies}
+        self._looked = self._read_at
+        away = any(store.problem for store in self._stores)
+        self._look_again_at = time.monotonic() + _AT_MOST if away else math.inf
 
     def _refresh(self, older_than: float) -> None:
         with self._lock:

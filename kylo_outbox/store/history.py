@@ -6,7 +6,7 @@ to get it any more; a dead letter that is sent after all is saved anew. Each rea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kylo_outbox.model.errors import Transient
 from kylo_outbox.store import left
@@ -28,15 +28,16 @@ select {COLUMNS} from kylo.outbox_log o
  where o.id > %(after)s and o.id <= %(newest)s and o.topic = any(%(topics)s)
  order by o.id limit %(limit)s
 """  # noqa: S608 - the only thing put in is a constant of this file
-# A partition that is about to be dropped is listed until it is gone, but read no more.
+# A partition that is half detached is listed until it is gone, but read no more.
 _BEGINNING = "select coalesce(min(low), 0) from kylo.outbox_partitions where not leaving"
 # One statement, so that an event that is let go meanwhile is in one of the two.
-_NOW = """
-select (select json_agg(json_build_object('slot_from', slot_from, 'slot_to', slot_to, 'except_slots', except_slots,
+_NOW = f"""
+select ({_BEGINNING}),
+       (select json_agg(json_build_object('slot_from', slot_from, 'slot_to', slot_to, 'except_slots', except_slots,
                                           'high_water', high_water, 'snapshot', snapshot::text))::text
           from kylo.lanes),
        (select array_agg(id) from kylo.outbox_held where topic = any(%s))
-"""
+"""  # noqa: S608 - the only thing put in is a constant of this file
 # Behind the cursor and seen by it: what the relay has not published yet comes by itself.
 PUBLISHED = f"""
 select {COLUMNS} from kylo.outbox_log o
@@ -50,6 +51,14 @@ select {COLUMNS} from kylo.outbox_log o
 """  # noqa: S608 - the only thing put in is a constant of this file
 
 
+class Moment(NamedTuple):
+    """How an outbox stood at a moment: the lowest id that was stored, the lanes' cursors (JSON), what was held."""
+
+    begins: int
+    lanes: str
+    held: frozenset[int]
+
+
 def stored_rows(database: Database, topics: Collection[str], chunk: int = 1000) -> Iterator[list[Row]]:
     """Committed rows of some topics, published or not, in id order, up to the newest one at the beginning.
 
@@ -60,10 +69,11 @@ def stored_rows(database: Database, topics: Collection[str], chunk: int = 1000) 
     return _in_batches(database, STORED, {"topics": list(topics), "newest": newest, "limit": chunk}, frozenset())
 
 
-def beginning(database: Database) -> int:
-    """The lowest id that may be stored; what is below has left."""
+def moment(database: Database, topics: Collection[str]) -> Moment:
+    """How the outbox stands now; of what is held, only these topics."""
     with database.transaction() as tx:
-        return _beginning(tx)
+        begins, lanes, held = tx.execute(_NOW, (list(topics),)).fetchone() or (0, None, None)
+    return Moment(begins, lanes or "[]", frozenset(held or ()))
 
 
 def published_and_left(
@@ -89,27 +99,33 @@ def published_rows(
     key: str | None = None,
     since: datetime | None = None,
     chunk: int = 1000,
-    begins: int | None = None,
+    at: Moment | None = None,
 ) -> Iterator[list[Row]]:
     """Rows of some topics that had gone out when this began, in id order; `key` and `since` (time of the emit) narrow.
 
     Of each key a stretch without holes: what goes out meanwhile, or is let go, is not among it, however long it
     takes. Otherwise a position could pass an event that was held when its turn came.
 
+    Args:
+        database: Of the store.
+        topics: Which.
+        key: Only this one.
+        since: Only what was saved then or later.
+        chunk: At most so many at once.
+        at: What had gone out by an earlier moment instead, all of it.
+
     Raises:
-        Transient: with `begins` (what `beginning` said before): some rows have left since and may be missing. What was
-            given until then is without holes.
+        Transient: some rows have left since `at` and may be missing. What was given until then is without holes.
     """
-    with database.transaction() as tx:
-        lanes, held = tx.execute(_NOW, (list(topics),)).fetchone() or (None, None)
-    values = {
+    asked = at or moment(database, topics)
+    values: dict[str, object] = {
         "topics": list(topics),
         "key": None if key is None else key.encode(),
         "since": since,
-        "lanes": lanes or "[]",
+        "lanes": asked.lanes,
         "limit": chunk,
     }
-    return _in_batches(database, PUBLISHED, values, frozenset(held or ()), begins)
+    return _in_batches(database, PUBLISHED, values, asked.held, at.begins if at else None)
 
 
 def _beginning(tx: psycopg.Connection[Any]) -> int:

@@ -43,7 +43,7 @@ _FORGET = (
 )
 _TOTALS_OF_LEFT = """
 insert into kylo.verify_keys (topic, key, events, digest, generation, outbox_id)
-select topic, key, events, digest, generation, outbox_id from kylo.outbox_left
+select topic, key, events, digest, generation, outbox_id from kylo.outbox_left where events > 0
 """
 _BEGIN_ANEW = """
 update kylo.verify_state
@@ -177,7 +177,7 @@ def _begin_anew(tx: psycopg.Connection[Any], store_id: str, generation: int, *, 
             None,
             0,
         )
-        tx.execute("delete from kylo.outbox_left")
+        tx.execute("update kylo.outbox_left set events = 0, digest = 0")
         tx.execute("delete from kylo.verify_findings")
     tx.execute(_TOTALS_OF_LEFT)
     tx.execute(_BEGIN_ANEW, (store_id, generation, 0 if first or copy else 1, now, below))

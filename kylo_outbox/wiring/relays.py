@@ -22,12 +22,12 @@ from kylo_outbox.kafka.producer import NoBroker, Publisher
 from kylo_outbox.model.errors import Transient
 from kylo_outbox.runtime.schedule import Schedule
 from kylo_outbox.store import heartbeats, lanes
-from kylo_outbox.store.history import beginning, published_rows
+from kylo_outbox.store.history import moment, published_rows
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.store.pauses import Pauses
 from kylo_outbox.store.session import LaneSession
 from kylo_outbox.telemetry import metrics
-from kylo_outbox.wiring.history import missing
+from kylo_outbox.wiring.history import Outbox, missing
 from kylo_outbox.wiring.lagging import LAG_EVERY, LagWatch
 from kylo_outbox.wiring.parts import Heart, Parts, kafka_address, require_schema
 from kylo_outbox.wiring.projectors import (
@@ -46,10 +46,14 @@ from kylo_outbox.wiring.verify import verifier
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from kylo_outbox.flows.direct import Settles
+    from kylo_outbox.flows.unread import Unread
     from kylo_outbox.runtime.stop import Stop
     from kylo_outbox.store.engine import Database
+    from kylo_outbox.store.history import Moment
 
 log = logging.getLogger(__name__)
+_ANSWERS = 10.0
 
 
 class RelayProcess:
@@ -70,6 +74,7 @@ class RelayProcess:
         self._witnesses = Witnesses(self._databases)
         self._states: dict[tuple[str, int], RelayState] = {}
         self._relays: dict[tuple[str, int], Relay] = {}
+        self._directs: dict[tuple[str, int], DirectDelivery] = {}
         self._progress = LagWatch()
 
     def check(self) -> None:
@@ -99,6 +104,8 @@ class RelayProcess:
             schedule.every(
                 every, "verify", partial(verifier(self._parts, own, stop.is_set).run_job, every), at_once=False
             )
+        if self._projections and self._contact is not None:
+            schedule.every(300.0, "keys that stay on Kafka", self._look_again, at_once=False)
         for each in self._projections:
             schedule.every(1.0, f"released keys of {each.projector.name}", each.tend)
         if self._projections and self._parts.settings.sheets_post:
@@ -148,6 +155,15 @@ class RelayProcess:
                 log.info("%s goes to another relay process", self._states[mine[-1]].name)
                 self._relays[mine[-1]].step_down()
 
+    def _look_again(self) -> None:
+        """Lanes with keys that stay on Kafka are taken anew where the broker answers: they may be read by now."""
+        age = self._contact.age() if self._contact else None
+        if age is None or age > _ANSWERS:
+            return
+        for place, direct in self._directs.items():
+            if direct.on_kafka and self._states[place].leading:
+                self._relays[place].step_down()
+
     def _measure_lag(self, lag: Lag, of: Mapping[str, Sequence[str]]) -> None:
         # On the direct path what lies in Kafka is not read, on purpose.
         self._progress.look(lag.of(of), judge=self._parts.settings.route_via_kafka)
@@ -161,7 +177,7 @@ class RelayProcess:
             own = require_own(connection)
         direct = None
         if self._projections:
-            direct = self._direct(database, own.store_id)
+            direct = self._directs[database.dsn, state.lane] = self._direct(database, own.store_id)
         relay = self._relays[database.dsn, state.lane] = Relay(
             state=state,
             holder=self._holder,
@@ -179,16 +195,17 @@ class RelayProcess:
         def is_direct(company: str) -> bool:
             return not settings.via_kafka(company)
 
+        def from_log(applies: Settles, topic: str, at: Moment) -> Unread:
+            return missing(self._parts, applies, topic, [Outbox(database, store_id, at)], is_direct)
+
         return DirectDelivery(
             store_id=store_id,
             topics=kylo_topics(settings),
             is_direct=is_direct,
             projections=self._projections,
-            beginning=partial(beginning, database),
-            published_rows=lambda topics, begins: published_rows(database, topics, begins=begins),
-            missing=None
-            if self._address is None
-            else lambda applies, topic: missing(self._parts, applies, topic, [(database, store_id)], is_direct),
+            moment=partial(moment, database),
+            published_rows=lambda topics, at: published_rows(database, topics, at=at),
+            missing=None if self._address is None else from_log,
         )
 
     def _session(self, database: Database) -> LaneSession:
@@ -235,8 +252,9 @@ class RelayProcess:
                     "held_keys": len(state.held_keys),
                     "side_lanes": state.side_lanes,
                     "breaker": state.breaker,
+                    "on_kafka": direct.on_kafka if (direct := self._directs.get(place)) else 0,
                     "queue_full": None if state.full_since is None else time.monotonic() - state.full_since,
                 }
-                for state in states
+                for place, state in self._states.items()
             ],
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 
 import pytest
 from typer.testing import CliRunner
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from kylo_outbox.cli import app
 from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.settings import load
-from kylo_outbox.store.history import stored_rows
+from kylo_outbox.store.history import moment, stored_rows
 from kylo_outbox.wiring import parts
 from kylo_outbox.wiring.projectors import named, projection
 from tests.helpers.rules import ingest, rows, staged
@@ -46,8 +47,8 @@ def deliver(database):
         topics=["rules.promote.requests"],
         is_direct=lambda _company: True,
         projections=[projection(built, named(built, "promote"))],
-        beginning=lambda: 0,
-        published_rows=lambda topics, _begins: stored_rows(database, topics),
+        moment=partial(moment, database),
+        published_rows=lambda topics, _at: stored_rows(database, topics),
     )
     assert list(direct.catch_up())
     built.close()

@@ -108,7 +108,7 @@ def test_a_relay_that_cannot_reach_its_broker_is_named(environ, led):
     """From its heartbeat: it leads, and has not heard from the broker for a minute."""
     environ.setenv("PG_DSN_RW", led.dsn)
     environ.setenv("ROUTE_VIA_KAFKA", "0")
-    lane = {"store": "s", "lane": 0, "breaker": "no acknowledgement for 60 s"}
+    lane = {"store": "s", "lane": 0, "breaker": "no acknowledgement for 60 s", "on_kafka": 2}
     state = {"leader": True, "via_kafka": True, "broker_contact_age_seconds": 60.0, "lanes": [lane]}
     with led.transaction() as tx:
         heartbeats.beat(tx, "relay", "one", datetime.now(UTC), state, [])
@@ -117,6 +117,8 @@ def test_a_relay_that_cannot_reach_its_broker_is_named(environ, led):
     told = found(answer["findings"], "relay")
     assert told[0][2] == "s/0: Kafka is away: no acknowledgement for 60 s"
     assert re.fullmatch(r"it heard from the broker 6\d s ago", told[1][2])
+    text = "s/0: 2 keys of the direct path stay on Kafka, which alone has older events of theirs"
+    assert (told[2][0], told[2][2]) == ("warning", text)
     assert found(answer["findings"], "projectors") == []
 
 

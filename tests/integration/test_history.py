@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -12,7 +13,7 @@ from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.flows.project import Projection
 from kylo_outbox.model.topics import dead_letter_name
 from kylo_outbox.store import carrying
-from kylo_outbox.store.history import beginning, published_rows, stored_rows
+from kylo_outbox.store.history import moment, published_rows, stored_rows
 from kylo_outbox.store.identity import require_own
 from kylo_outbox.testing import ledger
 
@@ -113,8 +114,8 @@ def test_the_direct_path_catches_up_with_what_went_out_and_nothing_else(outbox):
         topics=[TOPIC],
         is_direct=lambda _key: True,
         projections=[Projection(ledger.Ledger(), lambda _delivery: outbox, dead_letter_name)],
-        beginning=lambda: beginning(outbox),
-        published_rows=lambda topics, begins: published_rows(outbox, topics, begins=begins),
+        moment=partial(moment, outbox),
+        published_rows=lambda topics, at: published_rows(outbox, topics, at=at),
     )
     list(direct.catch_up())
     assert ask(outbox, "select distinct number from ledger_entries order by 1") == [(0,), (1,), (3,), (5,), (7,)]

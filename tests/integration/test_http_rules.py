@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 
 import httpx
@@ -16,7 +17,7 @@ from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.flows.overview import Overview
 from kylo_outbox.model.companies import new_company
 from kylo_outbox.settings import load
-from kylo_outbox.store.history import stored_rows
+from kylo_outbox.store.history import moment, stored_rows
 from kylo_outbox.wiring import parts
 from kylo_outbox.wiring.projectors import named, projection
 from kylo_outbox.wiring.server import ServerProcess
@@ -75,8 +76,8 @@ def deliver(door, database):
         topics=["rules.promote.requests"],
         is_direct=lambda _company: True,
         projections=[projection(door.parts, named(door.parts, "promote"))],
-        beginning=lambda: 0,
-        published_rows=lambda topics, _begins: stored_rows(database, topics),
+        moment=partial(moment, database),
+        published_rows=lambda topics, _at: stored_rows(database, topics),
     )
     assert list(direct.catch_up())
 

@@ -10,9 +10,9 @@ from kylo_outbox import Event, emit_many
 from kylo_outbox.flows import holds
 from kylo_outbox.flows.housekeeping import Housekeeping
 from kylo_outbox.model.errors import Transient
-from kylo_outbox.store import left, upkeep
+from kylo_outbox.store import left, upkeep, verify_state
 from kylo_outbox.store.engine import connect
-from kylo_outbox.store.history import beginning, published_and_left, published_rows
+from kylo_outbox.store.history import moment, published_and_left, published_rows
 from kylo_outbox.store.identity import rename
 from tests.helpers.projectors import ask
 
@@ -108,25 +108,39 @@ def test_what_left_the_origin_of_a_copy_is_not_the_copys(outbox):
     assert newest(outbox) == {}
 
 
+def test_the_verifier_of_a_copy_begins_anew_and_keeps_what_is_known(control_db):
+    """Its totals are the origin's; what the copy itself has published since is not."""
+    with control_db.begin() as connection:
+        rename(connection)
+    save(control_db, "ab")
+    do(control_db, _PASSED)
+    keep(control_db)
+    with control_db.transaction() as tx:
+        verify_state.begin(tx)
+    assert newest(control_db) == {"a": (1, 1), "b": (1, 2)}
+    assert ask(control_db, "select sum(events), sum(digest) from kylo.outbox_left") == [(0, 0)]
+    assert ask(control_db, "select count(*) from kylo.verify_keys") == [(0,)]
+
+
 def test_a_reading_from_which_something_leaves_is_broken_off(control_db):
     """What left was asked for at the beginning: rows that leave after it would be missing without a word."""
     save(control_db, "ab" * 3)
     do(control_db, _PASSED)
-    reading = published_rows(control_db, ["t"], chunk=4, begins=beginning(control_db))
-    late = published_rows(control_db, ["t"], begins=beginning(control_db))
+    reading = published_rows(control_db, ["t"], chunk=4, at=moment(control_db, ["t"]))
+    late = published_rows(control_db, ["t"], at=moment(control_db, ["t"]))
     assert [row[0] for row in next(reading)] == [1, 2, 3, 4]
     keep(control_db)
     for broken in (reading, late):
         with pytest.raises(Transient, match="left while it was read"):
             next(broken)
-    assert list(published_rows(control_db, ["t"], begins=beginning(control_db))) == []
+    assert list(published_rows(control_db, ["t"], at=moment(control_db, ["t"]))) == []
 
 
 def test_a_partition_that_is_half_detached_has_left(control_db, monkeypatch):
     """It is listed until the last of those who read it have gone, but nobody new reads it."""
     save(control_db, "ab")
     do(control_db, _PASSED)
-    reading = published_rows(control_db, ["t"], begins=beginning(control_db))
+    reading = published_rows(control_db, ["t"], at=moment(control_db, ["t"]))
     monkeypatch.setattr(upkeep, "_users_gone", lambda _: True)
     with closing(connect(control_db.dsn, "reader")) as reader:
         reader.execute("select count(*) from kylo.outbox_log")

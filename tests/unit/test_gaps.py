@@ -74,7 +74,7 @@ def test_each_turn_fills_one_batch_and_nothing_passes(handled):
     assert seen[-1] == (4, False)
     assert handled == [[1], [2], [3], [9]]
     assert len(told) == 2
-    assert "3 stored events" in told[1][2]
+    assert "3 events" in told[1][2]
 
 
 def test_an_outage_in_the_middle_starts_the_filling_over(handled):

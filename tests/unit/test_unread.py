@@ -8,6 +8,7 @@ from kylo_outbox import Transient
 from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.flows.project import Projection
 from kylo_outbox.flows.unread import Unread
+from kylo_outbox.store.history import Moment
 from tests.helpers.projectors import STORE, Collects, delivery
 
 
@@ -32,7 +33,7 @@ def test_keys_that_are_behind_are_read_up_to_what_left():
         yield [delivery(3, "a"), delivery(4, "a"), delivery(9, "a", generation=0)]
 
     left = [{place("a"): (1, 3), place("b"): (1, 2)}, {place("c"): (1, 7)}]
-    unread = Unread(lambda: left, lambda goals: {each for each in goals if each[2] != "b"}, records)
+    unread = Unread(lambda: left, lambda goals: [{each for each in goals if each[2] != "b"}], records)
     assert len(list(unread.look())) == 2
     assert ids(unread.batches()) == [[1], [], [3, 9]]
     assert asked == [{"a", "c"}]
@@ -40,7 +41,7 @@ def test_keys_that_are_behind_are_read_up_to_what_left():
 
 def test_nothing_is_read_where_nothing_is_missing():
     """The log is not even asked."""
-    unread = Unread(lambda: [{place("a"): (1, 3)}], lambda _goals: set(), lambda _keys: pytest.fail("it was asked"))
+    unread = Unread(lambda: [{place("a"): (1, 3)}], lambda _goals: [set()], lambda _keys: pytest.fail("it was asked"))
     list(unread.look())
     assert list(unread.batches()) == []
     assert unread.keys == set()
@@ -53,7 +54,30 @@ def test_a_database_that_is_away_says_nothing_of_its_keys():
         raise Transient("away")
 
     projection = Projection(Collects("t"), away, lambda topic: topic)
-    assert projection.short_of({place("a"): (1, 3)}) == {place("a")}
+    assert list(projection.short_of({place("a"): (1, 3)})) == [{place("a")}]
+
+
+class Home:
+    """A database that does not answer, and counts how often it was asked."""
+
+    def __init__(self, dsn):
+        self.dsn, self.asked = dsn, 0
+
+    def transaction(self):
+        """After some seconds, perhaps."""
+        self.asked += 1
+        raise Transient("away")
+
+
+def test_each_database_is_a_step_and_a_silent_one_is_asked_once_a_minute():
+    """A lease is renewed between two steps; a database that costs its time-out each time would cost the lease again."""
+    homes = {"a": Home("one"), "b": Home("one"), "c": Home("two")}
+    homes["b"] = homes["a"]
+    projection = Projection(Collects("t"), lambda given: homes[given.event.key], lambda topic: topic)  # type: ignore[return-value, arg-type]
+    goals = {place(key): (1, 3) for key in "abc"}
+    assert list(projection.short_of(goals)) == [{place("a"), place("b")}, {place("c")}]
+    assert list(projection.short_of(goals)) == [set(goals)]
+    assert [homes[key].asked for key in "ac"] == [1, 1]
 
 
 class Missing:
@@ -71,6 +95,8 @@ class Missing:
         for batch in self._batches:
             if isinstance(batch, Exception):
                 raise batch
+            if callable(batch):
+                batch("it was asked")
             yield batch
 
 
@@ -86,7 +112,7 @@ class Takes:
 
     def short_of(self, goals):
         """Nobody asks here."""
-        return set(goals)
+        yield set(goals)
 
 
 def row(number, key):
@@ -94,15 +120,15 @@ def row(number, key):
     return (number, "t", key.encode(), "T", b"{}", None, "0" * 32, 0.0, 1)
 
 
-def direct(takes, missing):
+def direct(takes, missing, topics=("t",)):
     """The direct path of one store, with one batch of stored rows."""
     return DirectDelivery(
         store_id=STORE,
-        topics=["t"],
+        topics=topics,
         is_direct=lambda _key: True,
         projections=[takes],
-        beginning=lambda: 5,
-        published_rows=lambda _topics, begins: iter([[row(begins, "a"), row(begins + 1, "b")]]),
+        moment=lambda _topics: Moment(5, "[]", frozenset()),
+        published_rows=lambda _topics, at: iter([[row(at.begins, "a"), row(at.begins + 1, "b")]]),
         missing=missing,
     )
 
@@ -110,7 +136,7 @@ def direct(takes, missing):
 def test_the_direct_path_takes_one_step_at_a_time():
     """A turn each for what is looked for, for an empty batch, and for what is handed over: the lease is renewed."""
     takes = Takes()
-    path = direct(takes, lambda _projection, _topic: Missing(["a"], [delivery(1, "a")], [], [delivery(2, "a")]))
+    path = direct(takes, lambda *_: Missing(["a"], [delivery(1, "a")], [], [delivery(2, "a")]))
     seen = [list(map(list, takes.given)) for _ in path.catch_up()]
     assert seen == [[], [], [[1]], [[1]], [[1], [2]], [[1], [2], [5, 6]]]
 
@@ -119,13 +145,25 @@ def test_a_key_whose_history_cannot_be_read_is_not_handed_over():
     """Neither what is stored nor what comes; the next time that the lane is taken it is looked at anew."""
     takes = Takes()
     answers = [Missing({"a"}, [delivery(1, "a")], Transient("away")), Missing(set())]
-    path = direct(takes, lambda _projection, _topic: answers.pop(0))
+    path = direct(takes, lambda *_: answers.pop(0))
     list(path.catch_up())
     assert takes.given == [[1], [6]]
     assert [path.takes("t", b"a"), path.takes("t", b"b")] == [False, True]
     list(path.catch_up())
     assert path.takes("t", b"a")
     assert takes.given[-1] == [5, 6]
+
+
+def test_a_log_that_was_silent_is_not_asked_for_the_next_topic():
+    """Each would wait out its patience, and the lane is served by nobody meanwhile."""
+    takes = Takes()
+    takes.projector.topics = ("t", "u")
+    second = Missing({"b"}, pytest.fail)
+    answers = [Missing({"a"}, Transient("away")), second]
+    path = direct(takes, lambda *_: answers.pop(0), topics=["t", "u"])
+    list(path.catch_up())
+    assert path.on_kafka == 2
+    assert [path.takes("t", b"a"), path.takes("u", b"b")] == [False, False]
 
 
 def test_an_effect_that_is_away_is_no_log_that_is_away():
@@ -136,7 +174,7 @@ def test_an_effect_that_is_away_is_no_log_that_is_away():
         raise Transient("PostgreSQL is away")
 
     takes.handle = handle
-    path = direct(takes, lambda _projection, _topic: Missing({"a"}, [delivery(1, "a")]))
+    path = direct(takes, lambda *_: Missing({"a"}, [delivery(1, "a")]))
     with pytest.raises(Transient, match="PostgreSQL"):
         list(path.catch_up())
     assert path.takes("t", b"a")

@@ -38,6 +38,13 @@ def relay(control: Database) -> Iterator[Finding]:
             if lane.get("breaker"):
                 cause = f"{lane.get('store')}/{lane.get('lane')}: Kafka is away: {lane['breaker']}"
                 yield Finding("error", "relay", beat.instance, cause, "mend it: the relay goes on by itself, in order")
+            if number := lane.get("on_kafka"):
+                where = f"{lane.get('store')}/{lane.get('lane')}"
+                cause = (
+                    f"{where}: {number} keys of the direct path stay on Kafka, which alone has older events of theirs"
+                )
+                remedy = "let the projectors read them, or wait: once Kafka can be read they are handed over again"
+                yield Finding("warning", "relay", beat.instance, cause, remedy)
         age = beat.state.get("broker_contact_age_seconds")
         if beat.state.get("via_kafka", True) and (age is None or age + beat.age > heartbeats.FRESH):
             heard = "never" if age is None else f"{age + beat.age:.0f} s ago"

@@ -84,6 +84,10 @@ class Gaps:
                 self._filling = None
         return False
 
+    def close(self) -> None:
+        """Give back what a filling that was begun has open."""
+        self._filling = None
+
     def _grown(self, assigned: Collection[tuple[str, int]]) -> dict[str, int]:
         """Topics that have more partitions than was known, with how many at least."""
         grown: dict[str, int] = {}
@@ -110,7 +114,7 @@ class Gaps:
         self, kind: str, topic: str, subject: str, what: str, handle: Callable[[Sequence[Delivery]], None]
     ) -> Iterator[bool]:
         log.error("%s: %s; applying what outboxes and log still have", self._projector, what)
-        self._tell(kind, subject, f"{what}; they are being filled in from the outboxes")
+        self._tell(kind, subject, f"{what}; they are being filled in from outboxes and log")
         number, oldest, away = 0, None, self._away()
         for batch in self._stored(topic):
             if batch:
@@ -119,7 +123,7 @@ class Gaps:
             oldest = oldest or (batch[0].event.created_at if batch else None)
             yield False
         since = f", the oldest of {oldest:%Y-%m-%d %H:%M}" if oldest else ""
-        text = f"{what}; {number} stored events were applied or known{since}; what is older is for people to judge"
+        text = f"{what}; {number} events were applied or known{since}; what is older is for people to judge"
         if away:
             text += f"; an outbox could not be asked ({'; '.join(away)}): when it can, `kylo-outbox rebuild --dry-run`"
         self._tell(kind, subject, text)

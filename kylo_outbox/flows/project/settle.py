@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _TEND = 1.0
+_SILENT = 60.0
 _CIRCUIT = "circuit"
 
 
@@ -97,6 +98,7 @@ class Projection:
         self._notices = notices or (lambda _kind, _subject, _text: False)
         self._stopping = stopping
         self._retries = Retries(stopping)
+        self._silent: dict[str, float] = {}
         self._circuit = Circuit()
         # Unknown: whoever ran before may have left it open, and a person may have said yes to that one.
         self._open: bool | None = None
@@ -174,18 +176,28 @@ class Projection:
             with self._patiently():
                 self._aside.drain(self._database_of, self.settle, self.bury, self._retries)
 
-    def short_of(self, goals: Mapping[PositionKey, PositionAt]) -> set[PositionKey]:
-        """Keys that are not known to be taken up to their goals; a database that is away tells nothing."""
-        short = set(goals)
-        homes: dict[int, tuple[Database, dict[PositionKey, PositionAt]]] = {}
+    def short_of(self, goals: Mapping[PositionKey, PositionAt]) -> Iterator[set[PositionKey]]:
+        """Keys that are not known to be taken up to their goals, database by database.
+
+        One that is away tells nothing of its keys, and is not asked again for a minute: it may take seconds each time.
+        """
+        homes: dict[str, tuple[Database | None, dict[PositionKey, PositionAt]]] = {}
         for key, at in goals.items():
             home = self._home(place(key, at))
-            if not isinstance(home, Transient):
-                homes.setdefault(id(home), (home, {}))[1][key] = at
+            database = None if isinstance(home, Transient) or self._is_silent(home) else home
+            homes.setdefault(database.dsn if database else "", (database, {}))[1][key] = at
         for database, those in homes.values():
-            with suppress(Transient), database.transaction() as tx:
-                short -= positions.reached(tx, self.projector.name, those)
-        return short
+            short = set(those)
+            if database is not None:
+                try:
+                    with database.transaction() as tx:
+                        short -= positions.reached(tx, self.projector.name, those)
+                except Transient:
+                    self._silent[database.dsn] = time.monotonic() + _SILENT
+            yield short
+
+    def _is_silent(self, database: Database) -> bool:
+        return time.monotonic() < self._silent.get(database.dsn, 0.0)
 
     @contextmanager
     def _patiently(self) -> Iterator[None]:

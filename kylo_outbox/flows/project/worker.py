@@ -97,6 +97,8 @@ class Project:
     def close(self) -> None:
         """Leave the group; what was not settled is read again by whoever gets the partitions."""
         try:
+            if self._gaps:
+                self._gaps.close()
             if self._deaths:
                 self._deaths.close()
         finally:

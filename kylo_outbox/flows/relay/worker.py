@@ -387,6 +387,7 @@ class Relay:
         """Give everything back at once; what is not acknowledged is read again by whoever leads next."""
         self.state.leading = self.state.publishing = False
         self.state.full_since = None
+        self._catching_up = None
         self._tracks = []
         self._caution.reset()
         self._holding.forget()

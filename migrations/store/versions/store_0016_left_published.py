@@ -5,8 +5,9 @@ from kylo_outbox.store.migrate import script
 revision = "store_0016"
 down_revision = "store_0015"
 
-# Whatever of a key had left while it was held, and is held no more, cannot be told any longer: nothing is said of a key
-# of which something is held now.
+# What had left while it was held and was let go or taken out since cannot be told any more: nothing is said of a key of
+# which something is held now, nor of one whose newest event was taken out. A partition that housekeeping has marked as
+# leaving was counted already.
 UP = """
 alter table kylo.outbox_left add column published bigint[];
 comment on column kylo.outbox_left.published is
@@ -25,9 +26,17 @@ comment on table kylo.outbox_left_held is
 
 insert into kylo.outbox_left_held (topic, key, id, generation)
 select topic, convert_from(key, 'UTF8'), id, generation from kylo.outbox_held
- where id < (select coalesce(min(low), 0) from kylo.outbox_partitions);
+ where id < (select coalesce(min(low), 0) from kylo.outbox_partitions
+              where not leaving and obj_description(partition::regclass, 'pg_class')
+                    is distinct from 'kylo: published and older than the retention; it is detached and dropped');
 update kylo.outbox_left l set published = array[generation, outbox_id]
- where not exists (select from kylo.outbox_left_held h where h.topic = l.topic and h.key = l.key);
+ where not exists (select from kylo.outbox_left_held h where h.topic = l.topic and h.key = l.key)
+   and outbox_id not in (
+       select outbox_id from kylo.verify_gaps
+       union all
+       select outbox_id from kylo.dead_letters where stage = 'relay' and outbox_id is not null
+       union all
+       select unnest(ids) from kylo.audit where verb = 'outbox discard');
 """
 
 DOWN = """
