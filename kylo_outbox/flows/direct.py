@@ -130,7 +130,7 @@ class DirectDelivery:
     def _leave(self, projection: Settles, topic: str, keys: Collection[str]) -> None:
         self._on_kafka |= {(topic, key) for key in keys}
         log.warning(
-            "%s: %d keys of %s (%s) stay on Kafka, which alone has older events of theirs, until it can be read: %s",
+            "%s: %d keys of %s (%s) stay on Kafka, which alone may have older events, until it can be read: %s",
             *(projection.projector.name, len(keys), topic),
             *(", ".join(sorted(keys)[:_NAMED]), self._unreadable),
         )

@@ -160,7 +160,7 @@ class RelayProcess:
         age = self._contact.age() if self._contact else None
         if age is None or age > _ANSWERS:
             return
-        for place, direct in self._directs.items():
+        for place, direct in list(self._directs.items()):
             if direct.on_kafka and self._states[place].leading:
                 self._relays[place].step_down()
 
@@ -255,6 +255,6 @@ class RelayProcess:
                     "on_kafka": direct.on_kafka if (direct := self._directs.get(place)) else 0,
                     "queue_full": None if state.full_since is None else time.monotonic() - state.full_since,
                 }
-                for place, state in self._states.items()
+                for place, state in list(self._states.items())
             ],
         }

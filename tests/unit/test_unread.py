@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from confluent_kafka import murmur2
 
 from kylo_outbox import Transient
 from kylo_outbox.flows.direct import DirectDelivery
 from kylo_outbox.flows.project import Projection
 from kylo_outbox.flows.unread import Unread
+from kylo_outbox.kafka.unread import _rounds as rounds
 from kylo_outbox.store.history import Moment
 from tests.helpers.projectors import STORE, Collects, delivery
 
@@ -37,6 +39,16 @@ def test_keys_that_are_behind_are_read_up_to_what_left():
     assert len(list(unread.look())) == 2
     assert ids(unread.batches()) == [[1], [], [3, 9]]
     assert asked == [{"a", "c"}]
+
+
+def test_a_key_is_read_where_it_lay_before_its_topic_grew_and_then_where_it_lies():
+    """Its old partition in the first round, all others in the second; without growth there is one round."""
+    key = b"k13"
+    old, new = murmur2(key, 3), murmur2(key, 8)
+    assert old != new
+    turns = [{number for number in range(8) if is_turn_of(key, number)} for is_turn_of in rounds(8, 3)]
+    assert turns == [{old}, set(range(8)) - {old}]
+    assert [is_turn_of(key, 5) for before in (8, 9, None) for is_turn_of in rounds(8, before)] == [True] * 3
 
 
 def test_nothing_is_read_where_nothing_is_missing():
@@ -144,14 +156,14 @@ def test_the_direct_path_takes_one_step_at_a_time():
 def test_a_key_whose_history_cannot_be_read_is_not_handed_over():
     """Neither what is stored nor what comes; the next time that the lane is taken it is looked at anew."""
     takes = Takes()
-    answers = [Missing({"a"}, [delivery(1, "a")], Transient("away")), Missing(set())]
+    answers = [Missing({"a"}, [delivery(1, "a")], Transient("away")), Missing({"a"}, [delivery(2, "a")])]
     path = direct(takes, lambda *_: answers.pop(0))
     list(path.catch_up())
     assert takes.given == [[1], [6]]
     assert [path.takes("t", b"a"), path.takes("t", b"b")] == [False, True]
     list(path.catch_up())
     assert path.takes("t", b"a")
-    assert takes.given[-1] == [5, 6]
+    assert takes.given[-2:] == [[2], [5, 6]]
 
 
 def test_a_log_that_was_silent_is_not_asked_for_the_next_topic():

@@ -40,9 +40,7 @@ def relay(control: Database) -> Iterator[Finding]:
                 yield Finding("error", "relay", beat.instance, cause, "mend it: the relay goes on by itself, in order")
             if number := lane.get("on_kafka"):
                 where = f"{lane.get('store')}/{lane.get('lane')}"
-                cause = (
-                    f"{where}: {number} keys of the direct path stay on Kafka, which alone has older events of theirs"
-                )
+                cause = f"{where}: {number} keys of the direct path stay on Kafka, which alone may have older ones"
                 remedy = "let the projectors read them, or wait: once Kafka can be read they are handed over again"
                 yield Finding("warning", "relay", beat.instance, cause, remedy)
         age = beat.state.get("broker_contact_age_seconds")
