@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kylo_outbox.flows.post_sheet import AnnounceUnposted, PostSheet
-from kylo_outbox.flows.project import Aside, Deaths, Gaps, Project, Projection
+from kylo_outbox.flows.project import Aside, Beside, Deaths, Gaps, Project, Projection
 from kylo_outbox.flows.promote import Promote
 from kylo_outbox.flows.triage import Triage
 from kylo_outbox.kafka.consumer import Subscription
@@ -217,7 +217,8 @@ class ProjectorProcess:
 
         tell = partial(_notice, self._parts, name)
         stored = partial(published_events, self._parts, applies)
-        return Gaps(name, before, stored, tell, learn, lambda: _problems(self._parts))
+        beside = Beside(control, name, applies.bury)
+        return Gaps(name, before, stored, tell, learn, lambda: _problems(self._parts), beside)
 
     def _state(self) -> dict[str, Any]:
         return {

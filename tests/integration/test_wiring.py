@@ -93,6 +93,7 @@ def test_gaps_are_filled_with_what_has_gone_out(process, control_db, settings):
         for _ in range(2):
             emit(tx, topic=settings.topic_txns, key="710", type="T", payload={})
     gaps = made._watch(projectors.projection(made._parts, txns))
+    assert gaps._watched(3, print) is not print, "what kills the process meanwhile is found"
     assert list(gaps._stored(settings.topic_txns)) == []
     with control_db.transaction() as tx:
         tx.execute("update kylo.lanes set high_water = 1, snapshot = pg_current_snapshot()")

@@ -10,6 +10,7 @@ everything nobody can prove: the notice stays until a person accepts it.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from kylo_outbox.telemetry import metrics
@@ -17,6 +18,7 @@ from kylo_outbox.telemetry import metrics
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
+    from kylo_outbox.flows.project.beside import Beside
     from kylo_outbox.model.delivery import Delivery, Lost
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Gaps:
         tell: (kind, subject, text) for people.
         learn: (topic, partitions) to be remembered.
         away: Why outboxes cannot be asked now; what they alone still have is passed over, and people are told.
+        beside: Finds what kills the process; without it nobody looks.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Gaps:
         tell: Callable[[str, str, str], object],
         learn: Callable[[str, int], None],
         away: Callable[[], Sequence[str]] = tuple,
+        beside: Beside | None = None,
     ) -> None:
         self._projector = projector
         self._partitions = partitions
@@ -58,6 +62,7 @@ class Gaps:
         self._tell = tell
         self._learn = learn
         self._away = away
+        self._beside = beside
         self._open: list[Lost] = []
         self._filling: Iterator[bool] | None = None
         self.noticed: list[str] = []
@@ -101,14 +106,21 @@ class Gaps:
             lost = self._open[0]
             number = lost.end - lost.first
             what = f"up to {number} records of {lost.topic}/{lost.partition} left the log before they were read"
-            yield from self._fill("lost", lost.topic, f"{lost.topic}/{lost.partition}", what, handle)
+            take = self._watched(lost.partition, handle)
+            yield from self._fill("lost", lost.topic, f"{lost.topic}/{lost.partition}", what, take)
             metrics.CONSUMER_LOST.labels(self._projector, lost.topic).inc(number)
             del self._open[0]
         for topic, number in sorted(grown.items()):
             what = f"{topic} has {number} or more partitions, it had {self._partitions[topic]}: keys have moved"
-            yield from self._fill("partitions", topic, topic, what, handle)
+            yield from self._fill("partitions", topic, topic, what, self._watched(number - 1, handle))
             self._learn(topic, number)
             self._partitions[topic] = number
+
+    def _watched(
+        self, partition: int, handle: Callable[[Sequence[Delivery]], None]
+    ) -> Callable[[Sequence[Delivery]], None]:
+        """`handle`, with marks that belong to a partition of ours."""
+        return partial(self._beside.handle, partition, handle=handle) if self._beside else handle
 
     def _fill(
         self, kind: str, topic: str, subject: str, what: str, handle: Callable[[Sequence[Delivery]], None]
