@@ -11,7 +11,7 @@ from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_NOT_AVAILABLE
 from hypothesis import HealthCheck, given, settings
 
 from kylo_outbox import Poison
-from kylo_outbox.kafka.consumer import _delivery
+from kylo_outbox.kafka.consumer import as_delivery
 from kylo_outbox.model.delivery import from_record
 from kylo_outbox.model.events import Event, origin_of
 from kylo_outbox.model.upcast import lift
@@ -97,7 +97,7 @@ def test_any_time_a_producer_may_write(kind, number):
     parts = {"topic": "t", "partition": 0, "offset": 1, "key": None, "value": None, "headers": None}
     message = SimpleNamespace(**{name: lambda value=value: value for name, value in parts.items()})
     message.timestamp = lambda: (kind, number)
-    assert _delivery(message).event.created_at is None
+    assert as_delivery(message).event.created_at is None
 
 
 def test_upcasters_that_never_end_are_poison():
