@@ -111,21 +111,22 @@ class DirectDelivery:
 
     def _take_from_log(self, projection: Settles, topic: str, missing: Missing) -> Iterator[None]:
         yield from missing.look()
+        if not missing.keys:
+            return
         batches = missing.batches()
-        while missing.keys:
+        while self._unreadable is None:
             try:
-                # One that did not answer would cost its patience for each topic.
-                batch = None if self._unreadable else next(batches, None)
+                batch = next(batches, None)
             except Transient as away:
+                # Kept: it would cost its patience for each topic.
                 self._unreadable = away
-            if self._unreadable:
-                self._leave(projection, topic, missing.keys)
-                return
+                break
             if batch is None:
                 return
             if batch:
                 projection.handle(batch)
             yield
+        self._leave(projection, topic, missing.keys)
 
     def _leave(self, projection: Settles, topic: str, keys: Collection[str]) -> None:
         self._on_kafka |= {(topic, key) for key in keys}

@@ -5,16 +5,15 @@ The admin client is left out on purpose (see `kafka/lag.py`): this runs inside t
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka import OFFSET_END, TIMESTAMP_NOT_AVAILABLE, Consumer, TopicPartition, murmur2
 
-from kylo_outbox.kafka.client import build, client_config, guarded, raise_for
+from kylo_outbox.kafka.client import build, client_config, guarded
+from kylo_outbox.kafka.stretches import read_between
 from kylo_outbox.kafka.tail import LOOKING
 from kylo_outbox.model.appearances import LONG_AGO, LogRecord, Place
-from kylo_outbox.model.errors import Unreachable
 from kylo_outbox.model.events import HEADER, origin_of
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from kylo_outbox.kafka.client import KafkaAddress
 
 _ANSWER: Final = 10.0
-_POLL: Final = 0.2
 _SILENCE: Final = 20.0
 _MANY: Final = 5000
 _MILLISECONDS: Final = 1000
@@ -84,30 +82,13 @@ class LogReader:
         Raises:
             Unreachable: nothing came for 20 s.
         """
-        ends = {place: end for place, (start, end) in stretches.items() if start < end}
-        if not ends:
-            return
-        guarded(self._consumer.assign, [TopicPartition(*place, stretches[place][0]) for place in ends])
-        heard = time.monotonic()
-        while ends:
+        for messages in read_between(self._consumer, stretches, many=_MANY, patience=_SILENCE):
             batch = []
-            for message in guarded(self._consumer.consume, _MANY, _POLL):
-                if (error := message.error()) is not None:
-                    raise_for(error, message.topic() or "Kafka")
-                place = (message.topic() or "", message.partition() or 0)
-                if (message.offset() or 0) < ends.get(place, 0):
-                    at = _at(*message.timestamp())
-                    batch.append((place, _ours(message, at), at))
+            for message in messages:
+                at = _at(*message.timestamp())
+                batch.append(((message.topic(), message.partition()), _ours(message, at), at))
             if batch:
-                heard = time.monotonic()
                 yield batch
-            # What was aborted and marks of transactions have offsets, too: the position tells how far we are.
-            for each in guarded(self._consumer.position, [TopicPartition(*place) for place in ends]):
-                if each.offset >= ends[each.topic, each.partition]:
-                    del ends[each.topic, each.partition]
-            if time.monotonic() - heard > _SILENCE:
-                raise Unreachable("Kafka", f"no record for {_SILENCE:.0f} s", "Do all partitions have leaders?")
-        guarded(self._consumer.unassign)
 
     def close(self) -> None:
         """Give the connections back."""

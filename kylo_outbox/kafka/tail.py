@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, Message, TopicPartition
 
 from kylo_outbox.kafka.client import build, client_config, guarded, raise_for
+from kylo_outbox.kafka.stretches import read_between
 from kylo_outbox.kafka.topics import Topics
-from kylo_outbox.model.errors import Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,27 +119,11 @@ def _between(
     consumer: Consumer, topic: str, bounds: dict[int, tuple[int, int]], stopped: Callable[[], bool]
 ) -> Iterator[Record]:
     """Records of each partition from the first offset up to (without) the second."""
-    open_ones = {number: high for number, (low, high) in bounds.items() if low < high}
-    if not open_ones:
-        return
-    guarded(consumer.assign, [TopicPartition(topic, number, bounds[number][0]) for number in open_ones])
-    heard = time.monotonic()
-    while open_ones and not stopped():
-        for message in guarded(consumer.consume, _MANY, _POLL):
-            record = _record(message)
-            heard = time.monotonic()
-            if record.partition not in open_ones:
-                continue
-            if record.offset < open_ones[record.partition]:
-                yield record
-            if record.offset + 1 >= open_ones[record.partition]:
-                del open_ones[record.partition]
-        # Control records of transactions have offsets and are never handed out: the position tells that we are past.
-        for each in guarded(consumer.position, [TopicPartition(topic, number) for number in open_ones]):
-            if each.offset >= open_ones[each.partition]:
-                del open_ones[each.partition]
-        if time.monotonic() - heard > _SILENCE:
-            raise Unreachable("Kafka", f"{topic}: no record for {_SILENCE:.0f} s", "Do its partitions have leaders?")
+    stretches = {(topic, number): bound for number, bound in bounds.items()}
+    for messages in read_between(consumer, stretches, many=_MANY, patience=_SILENCE):
+        yield from map(_record, messages)
+        if stopped():
+            return
 
 
 def _after(consumer: Consumer, topic: str, starts: dict[int, int], stopped: Callable[[], bool]) -> Iterator[Record]:

@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition, murmur2
 
 from kylo_outbox.kafka.client import KafkaFatal, KafkaFault, build, client_config, guarded, raise_for
 from kylo_outbox.kafka.consumer import as_delivery
+from kylo_outbox.kafka.stretches import read_between
 from kylo_outbox.kafka.tail import LOOKING
-from kylo_outbox.model.errors import Transient, Unreachable
+from kylo_outbox.model.errors import Transient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator
 
     from kylo_outbox.kafka.client import KafkaAddress
+    from kylo_outbox.model.appearances import Place
     from kylo_outbox.model.delivery import Delivery
 
 T = TypeVar("T")
 
 _ANSWER: Final = 0.5
-_POLL: Final = 0.2
 _PATIENCE: Final = 10.0
 _MANY: Final = 1000
 
@@ -55,7 +56,12 @@ def unread(
         stretches = yield from _stretches(consumer, topic)
         wanted = {key.encode() for key in keys}
         for is_turn_of in _rounds(len(stretches), before):
-            yield from _read(consumer, topic, stretches, wanted, is_turn_of)
+            for messages in read_between(consumer, stretches, many=_MANY, patience=_PATIENCE):
+                yield [
+                    as_delivery(message)
+                    for message in messages
+                    if message.key() in wanted and is_turn_of(message.key(), message.partition())
+                ]
     except KafkaFatal as broken:
         raise Transient(str(broken)) from broken
     finally:
@@ -71,14 +77,14 @@ def _rounds(count: int, before: int | None) -> list[Callable[[bytes, int], bool]
     ]
 
 
-def _stretches(consumer: Consumer, topic: str) -> Generator[list[Delivery], None, dict[int, tuple[int, int]]]:
+def _stretches(consumer: Consumer, topic: str) -> Generator[list[Delivery], None, dict[Place, tuple[int, int]]]:
     """(first unread offset, next one to be written) of each partition."""
     places = yield from _asked(partial(_places, consumer, topic))
-    found: dict[int, tuple[int, int]] = {}
+    found: dict[Place, tuple[int, int]] = {}
     for place in (yield from _asked(partial(guarded, consumer.committed, places, _ANSWER))) if places else []:
         low, end = yield from _asked(partial(guarded, consumer.get_watermark_offsets, place, _ANSWER))
         # As the group itself would begin: an offset beyond the end is of another life of the topic.
-        found[place.partition] = (low if place.offset > end else max(low, place.offset)), end
+        found[place.topic, place.partition] = (low if place.offset > end else max(low, place.offset)), end
     return found
 
 
@@ -104,44 +110,3 @@ def _asked(ask: Callable[[], T]) -> Generator[list[Delivery], None, T]:
         else:
             yield []
             return answer
-
-
-def _read(
-    consumer: Consumer,
-    topic: str,
-    stretches: dict[int, tuple[int, int]],
-    wanted: Collection[bytes],
-    is_turn_of: Callable[[bytes, int], bool],
-) -> Iterator[list[Delivery]]:
-    ends = {number: end for number, (start, end) in stretches.items() if start < end}
-    if not ends:
-        return
-    guarded(consumer.assign, [TopicPartition(topic, number, stretches[number][0]) for number in ends])
-    heard = time.monotonic()
-    while ends:
-        messages = _some(consumer)
-        if messages:
-            heard = time.monotonic()
-        yield [
-            as_delivery(message)
-            for message in messages
-            if message.key() in wanted
-            and message.offset() < ends.get(message.partition(), 0)
-            and is_turn_of(message.key(), message.partition())
-        ]
-        # What was aborted and marks of transactions have offsets, too: the position tells how far we are.
-        for each in guarded(consumer.position, [TopicPartition(topic, number) for number in ends]):
-            if each.offset >= ends[each.partition]:
-                del ends[each.partition]
-        if time.monotonic() - heard > _PATIENCE:
-            raise Unreachable("Kafka", f"no record of {topic} for {_PATIENCE:.0f} s", "Do all partitions have leaders?")
-    guarded(consumer.unassign)
-
-
-def _some(consumer: Consumer) -> list[Any]:
-    first = guarded(consumer.poll, _POLL)
-    messages = [] if first is None else [first, *guarded(consumer.consume, _MANY, 0)]
-    for message in messages:
-        if (error := message.error()) is not None:
-            raise_for(error, message.topic() or "Kafka")
-    return messages

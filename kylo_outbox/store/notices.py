@@ -87,6 +87,11 @@ def first_partitions(tx: psycopg.Connection[Any], projector: str, now: Mapping[s
     """How many partitions each topic had when the projector first read it; a topic it never read is remembered."""
     for topic, number in sorted(now.items()):
         tx.execute(FIRST_READ, (projector, topic, number))
+    return known_partitions(tx, projector)
+
+
+def known_partitions(tx: psycopg.Connection[Any], projector: str) -> dict[str, int]:
+    """How many partitions each topic had when the projector first read it, or when more of them were dealt with."""
     return dict(tx.execute(READ_TOPICS, (projector,)).fetchall())
 
 

@@ -46,7 +46,7 @@ def missing(
     """What a projector has to take of a topic from the log, before it goes on with what these outboxes store."""
     projector = applies.projector
     with parts.control.transaction() as tx:
-        before = notices.first_partitions(tx, projector.name, {}).get(topic)
+        before = notices.known_partitions(tx, projector.name).get(topic)
 
     def left() -> Iterator[dict[PositionKey, PositionAt]]:
         for database, store_id, at in outboxes:

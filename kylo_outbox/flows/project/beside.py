@@ -78,6 +78,7 @@ class Beside:
         try:
             handle(portion)
         except Exception:
+            # Whatever it was, the process lives.
             self._leave(before, place)
             raise
 
