@@ -128,7 +128,7 @@ def remove(road, offset, partition=0):
     removed.result(60)
 
 
-def behind(database, server, make_relay, run_until):
+def far_behind(database, server, make_relay, run_until):
     """Four events of k were applied; six more lie on the log and left the outbox; three more are stored as well."""
     made = Behind(database, server, make_relay, run_until)
     made.publish("k" * 4)

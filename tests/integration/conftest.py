@@ -16,6 +16,7 @@ from kylo_outbox.testing import ledger
 from tests.helpers.broker import make_topic
 from tests.helpers.projectors import TABLE
 from tests.helpers.two_brokers import TwoBrokers
+from tests.helpers.unread import far_behind
 from tests.helpers.verifying import Books, Road
 
 
@@ -52,6 +53,14 @@ def make_relay(control_db, address):
     yield make
     for relay in made:
         relay.close()
+
+
+@pytest.fixture
+def behind(control_db, kafka_server, make_relay, run_until):
+    """A group that is behind by more than the outbox keeps."""
+    made = far_behind(control_db, kafka_server, make_relay, run_until)
+    yield made
+    made.parts.close()
 
 
 @pytest.fixture

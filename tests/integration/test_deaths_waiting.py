@@ -13,11 +13,13 @@ from kylo_outbox.model.errors import Stopping
 from kylo_outbox.model.projector import EffectProjector
 from kylo_outbox.store import desk, keyholds, retries
 from tests.helpers.away import Switch
+from tests.helpers.pipeline import wait_until
 from tests.helpers.projectors import STORE, Collects, KilledError, applied, ask, delivery, on, wait_for_lock
 
 BAD = b'{"poison": true}'
 KILLER = 5
 DIED = "the process died 3 times with this record alone in hand"
+_OLD = "select tried_at < clock_timestamp() - interval '0.5 s' from kylo.holds"
 
 
 class Kills(Collects):
@@ -208,7 +210,7 @@ def test_who_waited_for_a_long_transaction_counts_no_death(home, monkeypatch):
     at_it = threading.Thread(target=on(home, Holds("t")).tend, kwargs={"at_once": True})
     at_it.start()
     assert inside.wait(60)
-    time.sleep(0.6)  # the mark is old now
+    wait_until(lambda: ask(home, _OLD) == [(True,)], 60, "the mark is old")
     other = threading.Thread(target=on(home, Collects("t")).tend, kwargs={"at_once": True})
     other.start()
     wait_for_lock(home)

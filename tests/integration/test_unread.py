@@ -17,7 +17,7 @@ from kylo_outbox.store import notices
 from kylo_outbox.store.history import Moment, moment
 from kylo_outbox.wiring import history, parts, projectors, relays
 from tests.helpers.broker import read_all
-from tests.helpers.unread import Behind, behind, remove
+from tests.helpers.unread import Behind, remove
 
 
 @pytest.fixture
@@ -29,117 +29,109 @@ def no_broker(control_db, monkeypatch):
     made.close()
 
 
-@pytest.fixture
-def road(control_db, kafka_server, make_relay, run_until):
-    """A group that is behind by more than the outbox keeps."""
-    made = behind(control_db, kafka_server, make_relay, run_until)
-    yield made
-    made.parts.close()
-
-
-def test_a_gap_is_filled_behind_what_the_log_alone_has(road):
+def test_a_gap_is_filled_behind_what_the_log_alone_has(behind):
     """Two events are lost, four lie behind the gap and nowhere else: what is stored comes after those."""
-    remove(road, 6)
-    road.read(11)
-    assert road.ids["k"] == [1, 2, 3, 4, 7, 8, 9, 10, *road.ids["k"][-3:]]
-    assert road.ids["k"] == sorted(road.ids["k"])
-    assert "7 events" in road.told[-1][2]
+    remove(behind, 6)
+    behind.read(11)
+    assert behind.ids["k"] == [1, 2, 3, 4, 7, 8, 9, 10, *behind.ids["k"][-3:]]
+    assert behind.ids["k"] == sorted(behind.ids["k"])
+    assert "7 events" in behind.told[-1][2]
 
 
-def test_what_the_gap_has_swallowed_holds_nobody_up(road):
+def test_what_the_gap_has_swallowed_holds_nobody_up(behind):
     """The log begins behind everything that left the outbox: the stored events are applied, the loss is told."""
-    remove(road, 11)
-    road.read(7)
-    assert len(road.ids["k"]) == 7
-    assert "up to 7 records" in road.told[-1][2]
+    remove(behind, 11)
+    behind.read(7)
+    assert len(behind.ids["k"]) == 7
+    assert "up to 7 records" in behind.told[-1][2]
 
 
-def test_the_direct_path_begins_with_what_the_log_alone_has(road):
+def test_the_direct_path_begins_with_what_the_log_alone_has(behind):
     """A group that is far behind when the switch is turned: nothing is passed, and later everything is a repeat."""
-    direct = road.direct()
+    direct = behind.direct()
     list(direct.catch_up())
-    assert len(road.ids["k"]) == 13
-    assert road.ids["k"] == sorted(road.ids["k"])
-    assert direct.takes(road.topic, b"k")
+    assert len(behind.ids["k"]) == 13
+    assert behind.ids["k"] == sorted(behind.ids["k"])
+    assert direct.takes(behind.topic, b"k")
 
 
-def test_what_cannot_be_read_now_stays_on_kafka(road, no_broker, monkeypatch, caplog, make_relay, run_until):
+def test_what_cannot_be_read_now_stays_on_kafka(behind, no_broker, monkeypatch, caplog, make_relay, run_until):
     """Only the keys of which something is missing; their new events go to Kafka, in order, and a warning names them."""
-    road.publish("n")
-    direct = road.direct(no_broker)
+    behind.publish("n")
+    direct = behind.direct(no_broker)
     list(direct.catch_up())
-    assert not direct.takes(road.topic, b"k")
-    assert direct.takes(road.topic, b"n")
-    assert {key: len(found) for key, found in road.ids.items()} == {"k": 4, "n": 1}
-    assert f"1 keys of {road.topic} (k) stay on Kafka" in caplog.text
-    road.save("kn")
+    assert not direct.takes(behind.topic, b"k")
+    assert direct.takes(behind.topic, b"n")
+    assert {key: len(found) for key, found in behind.ids.items()} == {"k": 4, "n": 1}
+    assert f"1 keys of {behind.topic} (k) stay on Kafka" in caplog.text
+    behind.save("kn")
     with closing(make_relay(direct=direct)) as relay:
         run_until(relay, lambda: relay.state.published == 2)
-    assert [record.key for record in read_all(road.server.bootstrap, road.topic)] == [*"k" * 13, "n", "k"]
-    assert len(road.ids["n"]) == 2
+    assert [record.key for record in read_all(behind.server.bootstrap, behind.topic)] == [*"k" * 13, "n", "k"]
+    assert len(behind.ids["n"]) == 2
     monkeypatch.undo()
-    list(road.direct().catch_up())
-    assert len(road.ids["k"]) == 14
-    assert road.ids["k"] == sorted(road.ids["k"])
+    list(behind.direct().catch_up())
+    assert len(behind.ids["k"]) == 14
+    assert behind.ids["k"] == sorted(behind.ids["k"])
 
 
 def test_a_key_that_is_not_behind_asks_nothing_of_kafka(control_db, no_broker, kafka_server, make_relay, run_until):
     """Whatever left was taken: the direct path does not wait for a broker that does not answer."""
-    road = Behind(control_db, kafka_server, make_relay, run_until)
-    road.publish("k" * 4)
-    road.read(4)
-    road.let_leave()
-    road.publish("k")
-    direct = road.direct(no_broker)
+    behind = Behind(control_db, kafka_server, make_relay, run_until)
+    behind.publish("k" * 4)
+    behind.read(4)
+    behind.let_leave()
+    behind.publish("k")
+    direct = behind.direct(no_broker)
     list(direct.catch_up())
-    assert len(road.ids["k"]) == 5
-    assert direct.takes(road.topic, b"k")
-    road.parts.close()
+    assert len(behind.ids["k"]) == 5
+    assert direct.takes(behind.topic, b"k")
+    behind.parts.close()
 
 
-def test_what_was_held_for_longer_than_the_outbox_keeps_is_not_passed(road):
+def test_what_was_held_for_longer_than_the_outbox_keeps_is_not_passed(behind):
     """It left the outbox while it was held, was let go and published, and nobody has read it yet."""
-    road.read(13)
-    road.save("k")
-    road.hold_newest()
-    road.let_leave()
-    road.relay(1)
-    road.publish("k")
-    list(road.direct().catch_up())
-    assert len(road.ids["k"]) == 15
-    assert road.ids["k"] == sorted(road.ids["k"])
+    behind.read(13)
+    behind.save("k")
+    behind.hold_newest()
+    behind.let_leave()
+    behind.relay(1)
+    behind.publish("k")
+    list(behind.direct().catch_up())
+    assert len(behind.ids["k"]) == 15
+    assert behind.ids["k"] == sorted(behind.ids["k"])
 
 
 def test_keys_that_moved_to_other_partitions_come_in_their_order(control_db, kafka_server, make_relay, run_until):
     """What lies in a key's old partition comes before what lies in its new one, whatever their numbers."""
-    road = Behind(control_db, kafka_server, make_relay, run_until, partitions=3)
+    behind = Behind(control_db, kafka_server, make_relay, run_until, partitions=3)
     keys = [f"k{n}" for n in range(40)]
-    road.publish(keys)
-    admin = AdminClient({"bootstrap.servers": road.server.bootstrap})
-    [grown] = admin.create_partitions([NewPartitions(road.topic, 8)]).values()
+    behind.publish(keys)
+    admin = AdminClient({"bootstrap.servers": behind.server.bootstrap})
+    [grown] = admin.create_partitions([NewPartitions(behind.topic, 8)]).values()
     grown.result(60)
-    road.publish(keys)
-    road.let_leave()
-    road.publish(keys)
+    behind.publish(keys)
+    behind.let_leave()
+    behind.publish(keys)
     with control_db.transaction() as tx:
-        notices.first_partitions(tx, "collects", {road.topic: 3})
-    road.read(120, partitions=3)
-    assert {key: (len(found), found == sorted(found)) for key, found in road.ids.items()} == dict.fromkeys(
+        notices.first_partitions(tx, "collects", {behind.topic: 3})
+    behind.read(120, partitions=3)
+    assert {key: (len(found), found == sorted(found)) for key, found in behind.ids.items()} == dict.fromkeys(
         keys, (3, True)
     )
-    back = {r.key for r in read_all(road.server.bootstrap, road.topic) if r.outbox_id > 40 and r.partition < 3}
+    back = {r.key for r in read_all(behind.server.bootstrap, behind.topic) if r.outbox_id > 40 and r.partition < 3}
     assert back, "some keys moved to a lower number, or stayed"
-    road.parts.close()
+    behind.parts.close()
 
 
-def test_only_unread_records_of_the_keys_are_read(road):
+def test_only_unread_records_of_the_keys_are_read(behind):
     """From the group's offset to the end, other keys left out; a topic that does not exist has nothing."""
-    road.publish("nnk")
-    with closing(Consumer({"bootstrap.servers": road.server.bootstrap, "group.id": road.group})) as consumer:
-        consumer.commit(offsets=[TopicPartition(road.topic, 0, 12)], asynchronous=False)
+    behind.publish("nnk")
+    with closing(Consumer({"bootstrap.servers": behind.server.bootstrap, "group.id": behind.group})) as consumer:
+        consumer.commit(offsets=[TopicPartition(behind.topic, 0, 12)], asynchronous=False)
 
-    def found(*keys, topic=road.topic):
-        batches = unread(road.address, road.group, topic, keys)
+    def found(*keys, topic=behind.topic):
+        batches = unread(behind.address, behind.group, topic, keys)
         return [(each.event.key, each.offset) for batch in batches for each in batch]
 
     assert found("k") == [("k", 12), ("k", 15)]
@@ -147,11 +139,11 @@ def test_only_unread_records_of_the_keys_are_read(road):
     assert found("k", topic="never-made") == []
 
 
-def test_an_offset_beyond_the_end_is_of_another_life_of_the_topic(road):
+def test_an_offset_beyond_the_end_is_of_another_life_of_the_topic(behind):
     """The group itself would begin at the oldest record."""
-    with closing(Consumer({"bootstrap.servers": road.server.bootstrap, "group.id": road.group})) as consumer:
-        consumer.commit(offsets=[TopicPartition(road.topic, 0, 99)], asynchronous=False)
-    assert sum(len(batch) for batch in unread(road.address, road.group, road.topic, ["k"])) == 13
+    with closing(Consumer({"bootstrap.servers": behind.server.bootstrap, "group.id": behind.group})) as consumer:
+        consumer.commit(offsets=[TopicPartition(behind.topic, 0, 99)], asynchronous=False)
+    assert sum(len(batch) for batch in unread(behind.address, behind.group, behind.topic, ["k"])) == 13
 
 
 def test_a_log_that_does_not_answer_is_waited_for_in_steps(no_broker):
@@ -162,28 +154,28 @@ def test_a_log_that_does_not_answer_is_waited_for_in_steps(no_broker):
         list(steps)
 
 
-def test_the_processes_look_at_the_log_where_there_is_one(road, monkeypatch):
+def test_the_processes_look_at_the_log_where_there_is_one(behind, monkeypatch):
     """A relay without any Kafka has none to look at; with one it asks for direct companies only."""
-    settings = road.parts.settings.model_copy(update={"route_via_kafka": False})
+    settings = behind.parts.settings.model_copy(update={"route_via_kafka": False})
     for brokers, there in ((settings.kafka_brokers, True), (None, False)):
         built = parts.build(settings.model_copy(update={"kafka_brokers": brokers}))
-        direct = relays.RelayProcess(built)._direct(road.database, road.store)
+        direct = relays.RelayProcess(built)._direct(behind.database, behind.store)
         assert (direct._missing is not None) is there
         with pytest.raises(Transient, match="left while it was read"):
-            next(direct._published_rows([road.topic], Moment(0, "[]", frozenset())))
+            next(direct._published_rows([behind.topic], Moment(0, "[]", frozenset())))
         built.close()
     built = parts.build(settings.model_copy(update={"route_via_kafka": True, "via_kafka_companies": ("k",)}))
     asked = []
     monkeypatch.setattr(history, "unread", lambda *given: asked.append(given) or iter(()))
-    made = projectors.projection(built, road.applies.projector)
+    made = projectors.projection(built, behind.applies.projector)
     wanted = {"k": False}
-    outbox = history.Outbox(road.database, road.store, moment(road.database, [road.topic]))
-    looks = history.missing(built, made, road.topic, [outbox], lambda key: wanted.get(key, True))
+    outbox = history.Outbox(behind.database, behind.store, moment(behind.database, [behind.topic]))
+    looks = history.missing(built, made, behind.topic, [outbox], lambda key: wanted.get(key, True))
     assert list(looks.look()) == []
     assert looks.keys == set()
     wanted["k"] = True
     assert list(looks.look()) == [None]
     assert looks.keys == {"k"}
     list(looks.batches())
-    assert [given[1:4] for given in asked] == [(road.group, road.topic, {"k"})]
+    assert [given[1:4] for given in asked] == [(behind.group, behind.topic, {"k"})]
     built.close()
