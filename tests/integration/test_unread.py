@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from kylo_outbox import Transient
@@ -16,7 +16,7 @@ from kylo_outbox.settings import load
 from kylo_outbox.store import notices
 from kylo_outbox.store.history import Moment, moment
 from kylo_outbox.wiring import history, parts, projectors, relays
-from tests.helpers.broker import read_all
+from tests.helpers.broker import make_topic, read_all
 from tests.helpers.unread import Behind, remove
 
 
@@ -144,6 +144,19 @@ def test_an_offset_beyond_the_end_is_of_another_life_of_the_topic(behind):
     with closing(Consumer({"bootstrap.servers": behind.server.bootstrap, "group.id": behind.group})) as consumer:
         consumer.commit(offsets=[TopicPartition(behind.topic, 0, 99)], asynchronous=False)
     assert sum(len(batch) for batch in unread(behind.address, behind.group, behind.topic, ["k"])) == 13
+
+
+def test_what_was_aborted_at_the_end_of_the_log_keeps_nobody_waiting(kafka_server, address):
+    """It has offsets and is never handed out: the position tells that all was read."""
+    topic = make_topic(kafka_server.bootstrap, partitions=1)
+    producer = Producer({"bootstrap.servers": kafka_server.bootstrap, "transactional.id": topic})
+    producer.init_transactions(60)
+    for end in (producer.commit_transaction, producer.abort_transaction) * 2:
+        producer.begin_transaction()
+        producer.produce(topic, b"{}", b"k")
+        assert producer.flush(60) == 0
+        end(60)
+    assert [each.offset for batch in unread(address, f"g-{topic}", topic, ["k"]) for each in batch] == [0, 4]
 
 
 def test_a_log_that_does_not_answer_is_waited_for_in_steps(no_broker):
